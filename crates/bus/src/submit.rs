@@ -1,0 +1,172 @@
+//! The one way to submit: valid specs in, places in the log out.
+//!
+//! A task with an id of the caller's goes to a subject of its own that takes one message; so the
+//! log itself says "already there", for as long as it keeps the first. The others get a fresh id
+//! and travel in bundles.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
+};
+use common::{
+    error::{ApiError, ErrorCode},
+    event::{Event, Kind, TaskEvent},
+    id::{TaskId, Tenant},
+    limits, pb, subject,
+    task::TaskSpec,
+    wire,
+};
+use futures::{StreamExt as _, stream};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::{Bus, Publisher, publish};
+
+/// Keyed submissions of one call that are under way at once.
+const KEYED_IN_FLIGHT_MAX: usize = 64;
+
+/// Submits tasks; answers in their order. One refused task does not touch the others.
+pub async fn submit(
+    bus: &Bus,
+    publisher: &Publisher,
+    specs: Vec<TaskSpec>,
+) -> Vec<Result<pb::Submission, ApiError>> {
+    let mut answers = Vec::with_capacity(specs.len());
+    let (mut keyed, mut fresh) = (Vec::new(), Vec::new());
+    for (place, spec) in specs.into_iter().enumerate() {
+        answers.push(None);
+        match spec.id() {
+            Some(id) => keyed.push((place, id, spec)),
+            None => fresh.push((place, spec)),
+        }
+    }
+    let (keyed, fresh) = futures::join!(
+        stream::iter(keyed)
+            .map(|(place, id, spec)| async move { (place, submit_keyed(bus, id, spec).await) })
+            .buffer_unordered(KEYED_IN_FLIGHT_MAX)
+            .collect::<Vec<_>>(),
+        submit_fresh(publisher, fresh),
+    );
+    for (place, answer) in keyed.into_iter().chain(fresh) {
+        if let Some(slot) = answers.get_mut(place) {
+            *slot = Some(answer);
+        }
+    }
+    answers
+        .into_iter()
+        .map(|answer| answer.unwrap_or_else(|| Err(ApiError::new(ErrorCode::Internal, "no answer"))))
+        .collect()
+}
+
+fn accepted(tenant: &Tenant, id: &TaskId, sequence: u64, existing: bool) -> pb::Submission {
+    pb::Submission {
+        tenant: tenant.to_string(),
+        task_id: id.to_string(),
+        sequence,
+        existing,
+        error: None,
+    }
+}
+
+fn created(spec: TaskSpec, id: &TaskId) -> TaskEvent {
+    TaskEvent::new(spec.tenant(), id.clone(), "", Kind::Created(Box::new(spec.with_id(id))))
+}
+
+type Placed = (usize, Result<pb::Submission, ApiError>);
+
+async fn submit_fresh(publisher: &Publisher, specs: Vec<(usize, TaskSpec)>) -> Vec<Placed> {
+    let mut events = Vec::with_capacity(specs.len());
+    let mut names = Vec::with_capacity(specs.len());
+    for (place, spec) in specs {
+        #[expect(clippy::disallowed_methods, reason = "a task without an id of the caller's gets one here")]
+        let id = TaskId::from_uuid(Uuid::now_v7());
+        names.push((place, spec.tenant(), id.clone()));
+        events.push(Event::Task(created(spec, &id)));
+    }
+    if events.is_empty() {
+        return Vec::new();
+    }
+    let outcome = match events.pop() {
+        Some(event) if events.is_empty() => publisher.publish(event).await,
+        last => {
+            events.extend(last);
+            publisher.publish_all(events).await
+        }
+    };
+    names
+        .into_iter()
+        .map(|(place, tenant, id)| {
+            let answer = outcome.clone().map(|sequence| accepted(&tenant, &id, sequence, false));
+            (place, answer.map_err(ApiError::from))
+        })
+        .collect()
+}
+
+async fn submit_keyed(bus: &Bus, id: TaskId, spec: TaskSpec) -> Result<pb::Submission, ApiError> {
+    let tenant = spec.tenant();
+    let subject = subject::created(&tenant, &id);
+    let digest = spec.clone().with_id(&id).digest();
+    let payload = wire::encode(&Event::Task(created(spec, &id)));
+    let give_up = Instant::now() + limits::PUBLISH_RETRY;
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let message = PublishMessage::build()
+            .payload(payload.clone().into())
+            .expected_last_subject_sequence(0);
+        let outcome = match bus.jetstream().send_publish(subject.clone(), message).await {
+            Ok(ack) => ack.await,
+            Err(error) => Err(error),
+        };
+        let error = match outcome {
+            Ok(ack) => return Ok(accepted(&tenant, &id, ack.sequence, false)),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                return existing(bus, &subject, &tenant, &id, digest).await;
+            }
+            Err(error) => publish::classify(&error),
+        };
+        if !error.is_transient() || Instant::now() >= give_up {
+            return Err(error.into());
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+/// The task that is there already, if it is the same one.
+async fn existing(
+    bus: &Bus,
+    subject: &str,
+    tenant: &Tenant,
+    id: &TaskId,
+    digest: u64,
+) -> Result<pb::Submission, ApiError> {
+    let unavailable = |why: String| ApiError::new(ErrorCode::Unavailable, why).hint("repeat the submission");
+    let stream = bus
+        .jetstream()
+        .get_stream_no_info(subject::TASKS)
+        .await
+        .map_err(|e| unavailable(format!("cannot read the log: {e}")))?;
+    let first = match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => message,
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+            return Err(unavailable("the task was just trimmed from the log".into()));
+        }
+        Err(error) => return Err(unavailable(format!("cannot read the log: {error}"))),
+    };
+    let received = wire::Received {
+        subject,
+        content_type: first.headers.get("Content-Type").map(async_nats::HeaderValue::as_str),
+        traceparent: None,
+        payload: &first.payload,
+        stream: Uuid::nil(),
+        sequence: first.sequence,
+    };
+    match wire::decode(received).pop() {
+        Some(Ok(Event::Task(TaskEvent { kind: Kind::Created(spec), .. }))) if spec.digest() == digest => {
+            Ok(accepted(tenant, id, first.sequence, true))
+        }
+        _ => Err(ApiError::new(ErrorCode::Conflict, format!("there is another task {id:?}", id = id.as_str()))
+            .hint(format!("see `jetmill get {id}`; a new task needs another id or key"))),
+    }
+}

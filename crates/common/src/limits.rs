@@ -1,0 +1,104 @@
+//! Every bound of the system, with its unit last. `docs/reference/limits.md` is generated from here.
+
+use std::time::Duration;
+
+/// Longest task id, in bytes.
+pub const TASK_ID_BYTES_MAX: usize = 128;
+/// Longest tenant, queue, handler, worker name and error code, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Longest title, in bytes.
+pub const TITLE_BYTES_MAX: usize = 512;
+/// Longest free text of a submission (description, reasons), in bytes.
+pub const TEXT_BYTES_MAX: usize = 8 * 1024;
+/// Largest input of a task, in bytes of JSON.
+pub const INPUT_BYTES_MAX: usize = 256 * 1024;
+/// Largest metadata of a task, in bytes of JSON.
+pub const METADATA_BYTES_MAX: usize = 64 * 1024;
+/// Largest submission as a whole, encoded, in bytes.
+pub const SPEC_BYTES_MAX: usize = 512 * 1024;
+/// Most tags of a task.
+pub const TAGS_MAX: usize = 64;
+/// Most dependencies of a task.
+pub const DEPENDENCIES_MAX: usize = 1_000;
+/// Most tries of a task.
+pub const ATTEMPTS_MAX: i32 = 1_000;
+/// Longest delay, back-off and timeout.
+pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Times an attempt may be lost with its worker before the task fails.
+pub const LOSSES_MAX: u16 = 3;
+
+/// Most events in one message of the log.
+pub const BUNDLE_EVENTS_MAX: usize = 256;
+/// Largest message of the log, in bytes; nats-server's own limit is 1 MiB.
+pub const BUNDLE_BYTES_MAX: usize = 256 * 1024;
+/// Messages that one publisher keeps unacknowledged.
+pub const PUBLISH_IN_FLIGHT_MAX: usize = 8;
+/// Events that wait in a publisher before it makes its callers wait.
+pub const PUBLISH_QUEUE_EVENTS_MAX: usize = 4_096;
+/// How long a publisher tries again before it reports the log as unavailable.
+pub const PUBLISH_RETRY: Duration = Duration::from_secs(30);
+
+/// Most bytes of the log, by default.
+pub const LOG_BYTES_MAX: i64 = 4 * 1024 * 1024 * 1024;
+/// Share of the log's byte limit at which intake closes, in percent.
+pub const INTAKE_CLOSES_AT_PERCENT: u64 = 80;
+
+/// Largest result in an event, in bytes of JSON.
+pub const RESULT_BYTES_MAX: usize = 256 * 1024;
+/// Output of one attempt that is kept in `LOGS`, in bytes for each of stdout and stderr.
+pub const OUTPUT_BYTES_MAX: usize = 1_000_000;
+/// Output that a shell result carries, in bytes for each of stdout and stderr: the end of it.
+pub const RESULT_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Largest piece of output in one message, in bytes.
+pub const LOG_CHUNK_BYTES_MAX: usize = 32 * 1024;
+/// Subjects over which `LOGS` spreads.
+pub const LOG_BUCKETS: u32 = 64;
+/// How long output is kept.
+pub const LOGS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long dead letters are kept.
+pub const DEAD_AGE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Time between two heartbeats of a worker.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
+/// A worker that was not heard for this long is lost.
+pub const WORKER_LOST_AFTER: Duration = Duration::from_secs(10);
+/// Time after which nats-server delivers an unacknowledged execution again.
+pub const EXECUTION_ACK_WAIT: Duration = Duration::from_secs(30);
+/// Time between two progress acks of an execution that runs.
+pub const EXECUTION_PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Work messages of one queue that may be unacknowledged.
+pub const EXECUTIONS_UNACKED_MAX: i64 = 20_000;
+/// Most slots of one worker.
+pub const SLOTS_MAX: u32 = 4_096;
+/// Released-but-unfinished tasks of one queue, at least while a worker serves it.
+pub const WINDOW_MIN: u32 = 16;
+/// Released-but-unfinished tasks of one queue, at most.
+pub const WINDOW_MAX: u32 = 4_096;
+/// Time that an attempt has to end after it was told to, before it is killed.
+pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
+/// Lifetime of the scheduler's lease.
+pub const LEASE: Duration = Duration::from_secs(4);
+/// Time between two renewals of the lease.
+pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(1);
+/// Payloads that the scheduler keeps in memory at the heads of its queues, in bytes.
+pub const PAYLOAD_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Tasks that the scheduler holds open; beyond it, intake closes.
+pub const BACKLOG_TASKS_MAX: usize = 4_000_000;
+
+/// Events that the registry writes in one transaction.
+pub const LEDGER_BATCH_EVENTS_MAX: usize = 2_000;
+/// Largest page of a list.
+pub const PAGE_SIZE_MAX: i32 = 1_000;
+/// Page of a list when the caller names none.
+pub const PAGE_SIZE: i32 = 100;
+/// Longest filter, in bytes.
+pub const FILTER_BYTES_MAX: usize = 4_096;
+/// Tasks in one submit request of the admin API.
+pub const SUBMIT_TASKS_MAX: usize = 1_000;
+/// How long a query waits for the ledger to catch up.
+pub const CATCH_UP_WAIT: Duration = Duration::from_secs(10);
+/// How long a caller of the admin API waits for an answer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a reader of the log checks that it is still the same log.
+pub const IDENTITY_CHECK_EVERY: Duration = Duration::from_secs(5);

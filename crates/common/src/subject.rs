@@ -1,0 +1,157 @@
+//! Every subject, stream, bucket and durable name: built and parsed here only.
+
+use crate::{
+    id::{QueueName, TaskId, TaskKey, Tenant},
+    limits,
+};
+
+/// The log.
+pub const TASKS: &str = "TASKS";
+/// The work queue.
+pub const EXECUTIONS: &str = "EXECUTIONS";
+/// Output of attempts.
+pub const LOGS: &str = "LOGS";
+/// What could not be read or would not end well.
+pub const DEAD: &str = "DEAD";
+/// KV bucket of heartbeats, by worker.
+pub const WORKERS: &str = "WORKERS";
+/// KV bucket of leases, by service.
+pub const LEASES: &str = "LEASES";
+/// Object store of snapshots, by service.
+pub const SNAPSHOTS: &str = "SNAPSHOTS";
+
+/// Kinds of event, as the last token of their subjects. The order is that of a task's life.
+pub const EVENTS: [&str; 15] = [
+    "created",
+    "started",
+    "progress",
+    "updated",
+    "snapshot",
+    "completed",
+    "failed",
+    "retrying",
+    "lost",
+    "returned",
+    "skipped",
+    "cancelled",
+    "cancel_requested",
+    "reprioritised",
+    "expedited",
+];
+
+/// Several events of several tasks in one message.
+pub const BUNDLE: &str = "task.bundle";
+/// A submission without an id of the caller's.
+pub const CREATED: &str = "task.created";
+/// Marks the work queue as a new leader's: releases of an older one fail from here on.
+pub const FENCE: &str = "execution.fence";
+/// Tells workers to end attempts.
+pub const STOP: &str = "worker.stop";
+/// Tells a worker to hand back what it holds and leave.
+pub const DRAIN: &str = "worker.drain";
+
+/// The subjects of the stream [`TASKS`].
+pub fn log_subjects() -> Vec<String> {
+    EVENTS
+        .iter()
+        .map(|kind| event(kind))
+        .chain([BUNDLE, "task.created.*.*", "policy.>", "mission.>"].map(str::to_owned))
+        .collect()
+}
+
+/// The subject of one kind of event.
+pub fn event(kind: &str) -> String {
+    format!("task.{kind}")
+}
+
+/// The subject of one kind of policy event.
+pub fn policy(kind: &str) -> String {
+    format!("policy.{kind}")
+}
+
+/// The subject of a submission with an id of the caller's: the log takes one message there.
+pub fn created(tenant: &Tenant, id: &TaskId) -> String {
+    format!("{CREATED}.{tenant}.{}", id.token())
+}
+
+/// What a subject of the log says about its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogSubject<'a> {
+    /// One event of this kind.
+    Event(&'a str),
+    /// A bundle of events.
+    Bundle,
+    /// One policy event of this kind.
+    Policy(&'a str),
+    /// A report of an older producer, with its word for what happened.
+    Mission(&'a str),
+}
+
+/// Parses a subject of the log; `None` for a subject that is not in it.
+pub fn parse_log(subject: &str) -> Option<LogSubject<'_>> {
+    if subject == BUNDLE {
+        return Some(LogSubject::Bundle);
+    }
+    let (head, rest) = subject.split_once('.')?;
+    match head {
+        "task" => Some(LogSubject::Event(rest.split('.').next()?)),
+        "policy" => Some(LogSubject::Policy(rest)),
+        "mission" => Some(LogSubject::Mission(rest)),
+        _ => None,
+    }
+}
+
+/// The subjects of the stream [`EXECUTIONS`]. Six tokens, so that requests to
+/// `execution.request` and `execution.request.task` reach a service and not the stream.
+pub const EXECUTION_SUBJECTS: [&str; 2] = ["execution.request.*.*.*.*", FENCE];
+
+/// The subject of one attempt; the work queue takes one message there.
+pub fn execution(queue: &QueueName, tenant: &Tenant, id: &TaskId, attempt: u32) -> String {
+    format!("execution.request.{queue}.{tenant}.{}.{attempt}", id.token())
+}
+
+/// The subject of a group of attempts. No tenant begins with an underscore.
+pub fn execution_group(queue: &QueueName, name: &str) -> String {
+    format!("execution.request.{queue}._group.{name}.0")
+}
+
+/// All attempts of one queue.
+pub fn executions_of(queue: &QueueName) -> String {
+    format!("execution.request.{queue}.*.*.*")
+}
+
+/// The durable consumer that the workers of a queue share.
+pub fn executions_consumer(queue: &QueueName) -> String {
+    format!("queue-{queue}")
+}
+
+/// The subject that carries the output of a task's attempts.
+pub fn log(key: TaskKey) -> String {
+    format!("log.{}", key.0 % u128::from(limits::LOG_BUCKETS))
+}
+
+/// The subject of a dead letter.
+pub fn dead(kind: &str) -> String {
+    format!("dead.{kind}")
+}
+
+/// The subject on which a service answers one method of its admin API.
+pub fn admin(service: &str, method: &str) -> String {
+    format!("admin.{service}.{method}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_of_the_log_are_parsed_as_they_are_built() {
+        let id = TaskId::parse("a b").expect("text");
+        assert_eq!(parse_log(&event("started")), Some(LogSubject::Event("started")));
+        assert_eq!(parse_log(&created(&Tenant::default(), &id)), Some(LogSubject::Event("created")));
+        assert_eq!(parse_log(&policy("paused")), Some(LogSubject::Policy("paused")));
+        assert_eq!(parse_log("mission.resolved"), Some(LogSubject::Mission("resolved")));
+        assert_eq!(parse_log(BUNDLE), Some(LogSubject::Bundle));
+        assert_eq!(parse_log("other.thing"), None);
+    }
+}

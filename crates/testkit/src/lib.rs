@@ -1,0 +1,23 @@
+//! Real servers for tests: a `nats-server`, a PostgreSQL, the `jetmill` program itself.
+//!
+//! Services are tested against what they run on, since an imitation of JetStream would model the
+//! easy part and be wrong about redelivery. Each test has its own server or database, on a port or
+//! socket of its own, so tests run in parallel. A program that is missing is a failure that names
+//! `make tools`; nothing is skipped. Whatever is started here ends with the test that started it,
+//! also when that test is killed.
+//!
+//! This is for `dev-dependencies` only. It may use `common`, and no service.
+
+mod eventually;
+mod jetmill;
+mod nats;
+mod postgres;
+mod process;
+
+pub use eventually::eventually;
+pub use jetmill::{Addresses, Dev, DevBuilder, Jetmill, Output};
+pub use nats::{NatsServer, NatsServerBuilder};
+pub use postgres::Postgres;
+
+#[cfg(test)]
+mod tests;
