@@ -88,12 +88,26 @@ pub const BACKLOG_TASKS_MAX: usize = 4_000_000;
 
 /// Events that the registry writes in one transaction.
 pub const LEDGER_BATCH_EVENTS_MAX: usize = 2_000;
+/// How long the registry waits for one answer of the ledger.
+pub const LEDGER_WAIT: Duration = Duration::from_secs(10);
+/// Longest pause before the registry tries again what the ledger or NATS did not do.
+pub const LEDGER_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Largest page of a list.
 pub const PAGE_SIZE_MAX: i32 = 1_000;
 /// Page of a list when the caller names none.
 pub const PAGE_SIZE: i32 = 100;
 /// Longest filter, in bytes.
 pub const FILTER_BYTES_MAX: usize = 4_096;
+/// Parentheses and NOTs of a filter inside one another, at most.
+pub const FILTER_DEPTH_MAX: usize = 32;
+/// Entries of one task's history in an answer: the newest ones.
+pub const HISTORY_ENTRIES_MAX: usize = 1_000;
+/// Largest list in one answer of the admin API, encoded, in bytes; a page ends early there.
+pub const ANSWER_BYTES_MAX: usize = 512 * 1024;
+/// What a dead letter keeps of a message that could not be read, in bytes.
+pub const DEAD_ORIGINAL_BYTES_MAX: usize = 512 * 1024;
+/// Items of one message that get a dead letter each; one more stands for all others.
+pub const DEAD_ITEMS_MAX: usize = 256;
 /// Tasks in one submit request of the admin API.
 pub const SUBMIT_TASKS_MAX: usize = 1_000;
 /// How long a query waits for the ledger to catch up.

@@ -1,0 +1,239 @@
+//! What the planner's loop does with each command.
+
+use common::{
+    error::{ApiError, ErrorCode},
+    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
+    id::{QueueName, TaskId, TaskKey, Tenant},
+    lifecycle::{Phase, state_word},
+    pb, subject,
+};
+
+use super::{Change, Changed, Command};
+use crate::{
+    lead::Lead,
+    plan::{Entry, Found, Place, Stopping, Ticket},
+    verdict, why,
+    workers::Held,
+};
+
+/// What is to be done about one task.
+enum Step {
+    Answer(Changed),
+    Publish { kind: Kind, result: &'static str, then: Then },
+}
+
+/// What follows once the event is in the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    /// The task is held back until its end comes back through the log.
+    Held(Ticket),
+    /// Its attempt is withdrawn or told to stop.
+    Stop(Ticket),
+}
+
+impl Lead {
+    pub(crate) async fn obey(&mut self, command: Command) {
+        // A caller that went away does not want to know.
+        match command {
+            Command::Change { tenant, ids, change, actor, reply } => {
+                let _ = reply.send(self.change(&tenant, ids, &change, &actor).await);
+            }
+            Command::Pause { queue, reason, actor, reply } => {
+                let _ = reply.send(self.pause(queue, reason, actor).await);
+            }
+            Command::Place { key, reply } => {
+                let place = self.planner.find(key).map(|found| match found {
+                    Found::Open(_, entry) => (entry.sequence, entry.index),
+                    Found::Over(end) => (end.sequence, end.index),
+                });
+                let _ = reply.send(place);
+            }
+            Command::Why { key, spec, reply } => {
+                let _ = reply.send(why::why(&self.planner, key, &spec, self.config.window_max));
+            }
+            Command::Queues { reply } => {
+                let _ = reply.send(self.queues());
+            }
+        }
+    }
+
+    async fn change(
+        &mut self,
+        tenant: &Tenant,
+        ids: Vec<TaskId>,
+        change: &Change,
+        actor: &str,
+    ) -> Result<Vec<Changed>, ApiError> {
+        let (mut answers, mut events, mut thens) = (Vec::new(), Vec::new(), Vec::new());
+        for id in ids {
+            match self.step(tenant, &id, change) {
+                Step::Answer(changed) => answers.push(changed),
+                Step::Publish { kind, result, then } => {
+                    if let Then::Held(ticket) = then {
+                        self.planner.hold(ticket);
+                    }
+                    answers.push(done(&id, result, ""));
+                    thens.push((answers.len() - 1, then));
+                    events.push(TaskEvent::new(tenant.clone(), id, actor, kind));
+                }
+            }
+        }
+        let published =
+            self.publisher.publish_all(events.iter().cloned().map(Event::Task).collect()).await;
+        let sequence = match published {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                for (_, then) in thens {
+                    if let Then::Held(ticket) = then {
+                        self.planner.unhold(ticket);
+                    }
+                }
+                return Err(error.into());
+            }
+        };
+        for ((place, then), event) in thens.into_iter().zip(&events) {
+            if let Some(Changed::Done(change)) = answers.get_mut(place) {
+                change.sequence = sequence;
+            }
+            self.follow_up(then, event).await;
+        }
+        Ok(answers)
+    }
+
+    fn step(&self, tenant: &Tenant, id: &TaskId, change: &Change) -> Step {
+        let answer = |result, reason: &str| Step::Answer(done(id, result, reason));
+        match self.planner.find(TaskKey::new(tenant, id)) {
+            None => answer("refused", "there is no such task"),
+            Some(Found::Over(end)) => match change {
+                Change::Retry => Step::Answer(Changed::Over(id.clone(), end)),
+                Change::Cancel { .. } | Change::Reprioritise { .. } => {
+                    answer("unchanged", &format!("it is over: {}", state_word(end.phase.state())))
+                }
+            },
+            Some(Found::Open(ticket, entry)) => match change {
+                Change::Cancel { reason } => cancel(ticket, entry, reason),
+                Change::Retry if entry.place != Place::Waiting => answer("unchanged", "nothing delays it"),
+                Change::Retry => Step::Publish {
+                    kind: Kind::Expedited(pb::Expedited {}),
+                    result: "retrying_now",
+                    then: Then::Nothing,
+                },
+                Change::Reprioritise { priority } if entry.priority == *priority => {
+                    answer("unchanged", "it has this priority")
+                }
+                Change::Reprioritise { priority } => Step::Publish {
+                    kind: Kind::Reprioritised(pb::Reprioritised { priority: i32::from(*priority) }),
+                    result: "reprioritised",
+                    then: Then::Nothing,
+                },
+            },
+        }
+    }
+
+    async fn follow_up(&mut self, then: Then, event: &TaskEvent) {
+        match then {
+            Then::Nothing => {}
+            Then::Held(ticket) => {
+                let Some(outcome) = verdict::outcome(event) else { return };
+                let Some(entry) = self.planner.entry(ticket).copied() else { return };
+                if let Ok(payload) = self.payloads.get(ticket, entry.sequence, entry.index).await {
+                    let notify = payload.spec.as_pb().notify.clone();
+                    if !notify.is_empty() {
+                        self.notify(notify, &outcome).await;
+                    }
+                }
+            }
+            Then::Stop(ticket) => {
+                let Some(entry) = self.planner.entry(ticket).copied() else { return };
+                let attempt = entry.state.attempt();
+                let held = Held {
+                    tenant: event.tenant.to_string(),
+                    task_id: event.id.to_string(),
+                    attempt,
+                };
+                self.stop(vec![Stopping { held, stale: false }]).await;
+                if entry.state.phase != Phase::Running {
+                    let (queue, _) = self.planner.queue_of(&entry);
+                    let subject = subject::execution(queue, &event.tenant, &event.id, attempt);
+                    if let Err(error) = self.dispatcher.withdraw(&subject).await {
+                        tracing::warn!(error = format!("{error:#}"), task.id = %event.id, "not withdrawn");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pause(
+        &mut self,
+        queue: Option<QueueName>,
+        reason: Option<String>,
+        actor: String,
+    ) -> Result<pb::PauseResponse, ApiError> {
+        let (queues, all) = self.planner.pauses();
+        let paused = match &queue {
+            None => all.is_some(),
+            Some(name) => queues.iter().any(|(known, paused)| known == name && *paused),
+        };
+        if queue.is_some() && all.is_some() {
+            return Err(ApiError::new(ErrorCode::FailedPrecondition, "everything is paused")
+                .hint("`jetmill resume --all` first"));
+        }
+        if paused == reason.is_some() {
+            return Ok(pb::PauseResponse { changed: false, sequence: 0 });
+        }
+        let policy = match reason {
+            Some(reason) => Policy::Paused { queue, reason },
+            None => Policy::Resumed { queue },
+        };
+        let event = Event::Policy(PolicyEvent { actor, policy });
+        let sequence = self.publisher.publish(event).await?;
+        Ok(pb::PauseResponse { changed: true, sequence })
+    }
+
+    fn queues(&self) -> pb::QueuesResponse {
+        let queues = self.planner.queues();
+        pb::QueuesResponse {
+            queues: queues
+                .into_iter()
+                .map(|(name, queue, service)| pb::Queue {
+                    window: self.planner.window(&name, &queue, self.config.window_max).into(),
+                    name,
+                    queued: queue.queued,
+                    waiting: queue.waiting,
+                    outstanding: queue.outstanding.into(),
+                    workers: service.workers,
+                    slots: service.slots,
+                    paused: queue.paused.is_some(),
+                    pause_reason: queue.paused.unwrap_or_default(),
+                })
+                .collect(),
+            paused: self.planner.pauses().1.is_some(),
+        }
+    }
+}
+
+fn done(id: &TaskId, result: &str, reason: &str) -> Changed {
+    Changed::Done(pb::Change {
+        task_id: id.to_string(),
+        result: result.into(),
+        reason: reason.into(),
+        ..pb::Change::default()
+    })
+}
+
+fn cancel(ticket: Ticket, entry: &Entry, reason: &str) -> Step {
+    let at_once = |result| Step::Publish {
+        kind: Kind::Cancelled(Box::new(pb::Cancelled { reason: reason.to_owned(), ..pb::Cancelled::default() })),
+        result,
+        then: Then::Held(ticket),
+    };
+    match entry.place {
+        Place::External | Place::Waiting | Place::Ready => at_once("cancelled"),
+        Place::Released(_) => Step::Publish {
+            kind: Kind::CancelRequested(pb::CancelRequested { reason: reason.to_owned() }),
+            result: "cancel_requested",
+            then: Then::Stop(ticket),
+        },
+    }
+}

@@ -1,0 +1,170 @@
+//! Releases into the work queue, guarded twice: one message a subject keeps an attempt from being
+//! out twice, the expected sequence keeps a leader of yesterday from releasing at all.
+
+use anyhow::Context as _;
+use async_nats::jetstream::{
+    context::{PublishAckFuture, PublishError, PublishErrorKind},
+    message::PublishMessage,
+    stream::DirectGetErrorKind,
+};
+use bus::{Bus, streams};
+use common::{
+    id::{QueueName, TaskId, TaskKey, Tenant},
+    pb, subject,
+};
+use prost::Message as _;
+
+/// One message for the work queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) subject: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) traceparent: String,
+}
+
+impl Outgoing {
+    /// The message of some attempts of one queue.
+    pub(crate) fn new(queue: &QueueName, items: Vec<pb::Execution>, json: bool) -> Option<Self> {
+        let first = items.first()?;
+        let tenant = Tenant::parse_or_default(&first.tenant).ok()?;
+        let id = TaskId::parse(&first.task_id).ok()?;
+        let subject = match items.len() {
+            1 => subject::execution(queue, &tenant, &id, first.attempt),
+            // The first attempt names the group: a leader that repeats it is refused as well.
+            _ => subject::execution_group(queue, &format!("{}-{}", id.token(), first.attempt)),
+        };
+        let traceparent = first.traceparent.clone();
+        let request = pb::ExecutionRequest { items };
+        let body = if json { serde_json::to_vec(&request).ok()? } else { request.encode_to_vec() };
+        Some(Self { subject, body, traceparent })
+    }
+}
+
+/// What became of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// It lies in the work queue, now or since an earlier time.
+    Out,
+    /// It does not; try again.
+    Refused,
+}
+
+/// The only publisher of the work queue while its process leads.
+pub(crate) struct Dispatcher {
+    bus: Bus,
+    expected: u64,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(bus: Bus) -> Self {
+        Self { bus, expected: 0 }
+    }
+
+    /// Makes the work queue this leader's: releases of an older one fail from here on. Returns the
+    /// attempts that are out.
+    pub(crate) async fn take_over(&mut self) -> anyhow::Result<Vec<(TaskKey, u32)>> {
+        let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
+        // The stream takes one message a subject: the last leader's mark has to go first.
+        stream.purge().filter(subject::FENCE).await.context("failed to purge fence")?;
+        let ack = self.bus.jetstream().publish(subject::FENCE, "".into()).await;
+        let ack = ack.context("failed to publish fence")?.await.context("failed to store fence")?;
+        self.expected = ack.sequence;
+        self.read_back().await
+    }
+
+    async fn read_back(&self) -> anyhow::Result<Vec<(TaskKey, u32)>> {
+        let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
+        let mut out = Vec::new();
+        let mut next = stream.cached_info().state.first_sequence;
+        while next <= self.expected {
+            match stream.direct_get_next_for_subject("execution.request.>", Some(next)).await {
+                Ok(message) => {
+                    next = message.sequence + 1;
+                    out.extend(attempts(&message.payload));
+                }
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
+                Err(error) => return Err(error).context("failed to read the work queue back"),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Publishes releases in order, all under way at once; after a refusal the sequence is read
+    /// again, and what came after it has been refused with it.
+    pub(crate) async fn release(&mut self, messages: &[Outgoing]) -> Vec<Released> {
+        let mut acks: Vec<Result<PublishAckFuture, PublishError>> = Vec::with_capacity(messages.len());
+        for (n, message) in (0..).zip(messages) {
+            let mut publish = PublishMessage::build()
+                .payload(message.body.clone().into())
+                .expected_last_sequence(self.expected + n);
+            if !message.traceparent.is_empty() {
+                publish = publish.header("traceparent", message.traceparent.as_str());
+            }
+            acks.push(self.bus.jetstream().send_publish(message.subject.clone(), publish).await);
+        }
+        let mut outcomes = Vec::with_capacity(messages.len());
+        let mut in_step = true;
+        for ack in acks {
+            let outcome = match ack {
+                Ok(ack) => ack.await,
+                Err(error) => Err(error),
+            };
+            outcomes.push(match outcome {
+                Ok(ack) => {
+                    self.expected = ack.sequence;
+                    Released::Out
+                }
+                Err(error) => {
+                    in_step = false;
+                    refusal(&error)
+                }
+            });
+        }
+        if !in_step && let Err(error) = self.resynchronise().await {
+            tracing::warn!(error = format!("{error:#}"), "the work queue does not answer");
+        }
+        outcomes
+    }
+
+    async fn resynchronise(&mut self) -> anyhow::Result<()> {
+        let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
+        self.expected = stream.cached_info().state.last_sequence;
+        Ok(())
+    }
+
+    /// Takes an attempt out of the work queue, unless a worker has it already.
+    pub(crate) async fn withdraw(&self, subject: &str) -> anyhow::Result<()> {
+        let stream = self.bus.jetstream().get_stream_no_info(subject::EXECUTIONS).await?;
+        let sequence = match stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => message.sequence,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).context("failed to find a released attempt"),
+        };
+        stream.delete_message(sequence).await.context("failed to withdraw an attempt")?;
+        Ok(())
+    }
+}
+
+fn refusal(error: &PublishError) -> Released {
+    let already_out = error.kind() == PublishErrorKind::Other
+        && error.to_string().contains("maximum messages per subject exceeded");
+    if already_out {
+        return Released::Out;
+    }
+    tracing::debug!(%error, "a release was refused");
+    Released::Refused
+}
+
+fn attempts(body: &[u8]) -> Vec<(TaskKey, u32)> {
+    let request = if common::wire::is_json(None, body) {
+        serde_json::from_slice(body).ok()
+    } else {
+        pb::ExecutionRequest::decode(body).ok()
+    };
+    let items = request.map(|r: pb::ExecutionRequest| r.items).unwrap_or_default();
+    let key = |item: &pb::Execution| {
+        let tenant = Tenant::parse_or_default(&item.tenant).ok()?;
+        Some((TaskKey::new(&tenant, &TaskId::parse(&item.task_id).ok()?), item.attempt))
+    };
+    items.iter().filter_map(key).collect()
+}

@@ -1,0 +1,196 @@
+//! What a leader does with the planner's answers: publishes decisions and releases, tells workers
+//! and waiting clients.
+
+use common::{event::Event, pb, subject};
+use runtime::telemetry;
+
+use super::Lead;
+use crate::{
+    dispatch::{Outgoing, Released},
+    plan::{Decision, Release, Stopping, Ticket},
+    verdict,
+};
+
+/// Tasks that are released before the log is looked at again.
+const RELEASE_MAX: usize = 512;
+/// Decisions that are published together.
+const DECIDE_MAX: usize = 256;
+
+impl Lead {
+    /// Tells workers to end attempts; they are told again at each heartbeat that lists one.
+    pub(crate) async fn stop(&self, stopping: Vec<Stopping>) {
+        for stale in [true, false] {
+            let attempts = stopping.iter().filter(|s| s.stale == stale);
+            let attempts = attempts
+                .map(|s| pb::Attempt {
+                    tenant: s.held.tenant.clone(),
+                    task_id: s.held.task_id.clone(),
+                    attempt: s.held.attempt,
+                    queue: String::new(),
+                })
+                .collect::<Vec<_>>();
+            if attempts.is_empty() {
+                continue;
+            }
+            let reason = if stale { "the attempt is over" } else { "the task is to be cancelled" };
+            let order = pb::Stop { attempts, reason: reason.into(), stale };
+            // Rare, so in JSON: any worker can read it.
+            let body = serde_json::to_vec(&order).unwrap_or_default();
+            if let Err(error) = self.ctx.bus.client().publish(subject::STOP, body.into()).await {
+                tracing::warn!(%error, "failed to tell workers to stop attempts");
+            }
+        }
+    }
+
+    /// Puts the planner's decisions into the log, and tells waiting clients of those that end a task.
+    pub(super) async fn decide(&mut self) {
+        let decisions = self.planner.take_decisions(DECIDE_MAX);
+        if decisions.is_empty() {
+            return;
+        }
+        let (mut events, mut notices) = (Vec::new(), Vec::new());
+        let mut taken = Vec::new();
+        for (ticket, decision) in decisions {
+            match self.decision(ticket, decision).await {
+                Ok(Some((event, notice))) => {
+                    events.push(event);
+                    notices.extend(notice);
+                    taken.push((ticket, decision));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "failed to decide about a task");
+                    self.planner.put_back(ticket, decision);
+                }
+            }
+        }
+        if let Err(error) = self.publisher.publish_all(events).await {
+            tracing::warn!(%error, "failed to publish decisions");
+            for (ticket, decision) in taken {
+                self.planner.put_back(ticket, decision);
+            }
+            return;
+        }
+        for (subject, outcome) in notices {
+            self.notify(subject, &outcome).await;
+        }
+    }
+
+    async fn decision(
+        &mut self,
+        ticket: Ticket,
+        decision: Decision,
+    ) -> anyhow::Result<Option<(Event, Option<(String, pb::Outcome)>)>> {
+        let Some(entry) = self.planner.entry(ticket).copied() else { return Ok(None) };
+        let payload = self.payloads.get(ticket, entry.sequence, entry.index).await?;
+        let random = rand::random();
+        let Some(event) = verdict::event(&self.planner, (ticket, &entry), &payload.spec, decision, random)
+        else {
+            return Ok(None);
+        };
+        let notify = payload.spec.as_pb().notify.clone();
+        let notice = verdict::outcome(&event).filter(|_| !notify.is_empty());
+        tracing::info!(task.id = %event.id, decision = ?decision, "decided");
+        Ok(Some((Event::Task(event), notice.map(|outcome| (notify, outcome)))))
+    }
+
+    pub(crate) async fn notify(&self, subject: String, outcome: &pb::Outcome) {
+        let body = prost::Message::encode_to_vec(outcome);
+        if let Err(error) = self.ctx.bus.client().publish(subject, body.into()).await {
+            // The client's query is the fallback.
+            tracing::debug!(%error, "failed to notify a waiting client");
+        }
+    }
+
+    pub(super) async fn release(&mut self) {
+        loop {
+            let now_ms = self.now_ms();
+            let releases = self.planner.release(now_ms, self.config.window_max, RELEASE_MAX);
+            if releases.is_empty() || !self.lease.is_held() {
+                for ticket in releases.into_iter().flat_map(|r| r.tickets) {
+                    self.planner.unrelease(ticket);
+                }
+                return;
+            }
+            let (mut messages, mut groups) = (Vec::new(), Vec::new());
+            for release in releases {
+                match self.outgoing(&release).await {
+                    Ok(Some(message)) => {
+                        messages.push(message);
+                        groups.push(release.tickets);
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "failed to prepare a release");
+                        release.tickets.into_iter().for_each(|ticket| self.planner.unrelease(ticket));
+                        // The log or the network is in trouble: the next tick tries again.
+                        for ticket in groups.into_iter().flatten() {
+                            self.planner.unrelease(ticket);
+                        }
+                        return;
+                    }
+                }
+            }
+            let outcomes = self.dispatcher.release(&messages).await;
+            let mut refused = false;
+            // From the back, so that what goes back to the front keeps its order.
+            for (outcome, tickets) in outcomes.into_iter().zip(groups).rev() {
+                if outcome == Released::Refused {
+                    refused = true;
+                    tickets.into_iter().rev().for_each(|ticket| self.planner.unrelease(ticket));
+                }
+            }
+            if refused {
+                return;
+            }
+        }
+    }
+
+    async fn outgoing(&mut self, release: &Release) -> anyhow::Result<Option<Outgoing>> {
+        let mut items = Vec::with_capacity(release.tickets.len());
+        for ticket in &release.tickets {
+            let Some(entry) = self.planner.entry(*ticket).copied() else { continue };
+            let payload = self.payloads.get(*ticket, entry.sequence, entry.index).await?;
+            let spec = payload.spec.as_pb();
+            let span =
+                telemetry::task_span("release", "scheduler", entry.key, &spec.task_id, &spec.traceparent);
+            let traceparent = if telemetry::exporting() {
+                telemetry::traceparent_of(&span)
+            } else {
+                spec.traceparent.clone()
+            };
+            items.push(pb::Execution {
+                tenant: spec.tenant.clone(),
+                task_id: spec.task_id.clone(),
+                attempt: entry.state.attempt(),
+                tries: entry.state.tries.into(),
+                queue: release.queue.to_string(),
+                spec: Some(spec.clone()),
+                traceparent,
+                created_at: Some(payload.created_at.into()),
+            });
+        }
+        Ok(Outgoing::new(&release.queue, items, release.json))
+    }
+
+    /// Holds and frees the queues' consumers, so that a pause also stops what is on its way.
+    pub(super) async fn apply_pauses(&self) {
+        let (queues, _) = self.planner.pauses();
+        let Ok(stream) = self.ctx.bus.jetstream().get_stream_no_info(subject::EXECUTIONS).await else {
+            return;
+        };
+        let Ok(until) = async_nats::datetime::parse_rfc3339("9999-12-31T00:00:00Z") else { return };
+        for (queue, paused) in queues {
+            let consumer = subject::executions_consumer(&queue);
+            let outcome = if paused {
+                stream.pause_consumer(&consumer, until).await.map(|_| ())
+            } else {
+                stream.resume_consumer(&consumer).await.map(|_| ())
+            };
+            if let Err(error) = outcome {
+                // A queue that no worker has served yet has no consumer.
+                tracing::debug!(queue = %queue, %error, "consumer not paused or resumed");
+            }
+        }
+    }
+}

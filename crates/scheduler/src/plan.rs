@@ -1,0 +1,324 @@
+//! **Pure.** The planner: the backlog as the log tells it, and what follows from it now.
+//!
+//! [`Planner::fold`] takes the log's events, [`Planner::heard`] the workers' heartbeats,
+//! [`Planner::tick`] the time. [`Planner::release`] says which attempts to start,
+//! [`Planner::take_decisions`] which tasks the scheduler itself must end or move. What was handed
+//! out and failed is put back; what succeeded comes back through the log.
+//!
+//! Nothing here reads a clock: `now` is the wall's time, for delays and timeouts; `now_ms` is a
+//! monotonic count of milliseconds, for heartbeats and pace.
+
+mod decide;
+mod fold;
+mod store;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use common::{
+    id::{QueueName, TaskKey},
+    lifecycle::{Phase, State},
+    time::Timestamp,
+};
+
+pub use self::{
+    decide::{Release, Stopping},
+    fold::Folded,
+    store::{Stored, StoredTask},
+};
+use crate::{
+    graph::Graph,
+    queue::{Queue, window},
+    workers::{Service, Workers},
+};
+
+/// A reference to an open task that notices when its slot has been reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket {
+    /// Where the task is kept.
+    pub slot: u32,
+    /// Which of the slot's tasks it is.
+    pub generation: u32,
+}
+
+/// Where an open task is, in the scheduler's eyes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Reported by another system: nothing to schedule.
+    External,
+    /// It waits for a dependency, a time, or a decision.
+    Waiting,
+    /// It could start.
+    Ready,
+    /// Its attempt is out since then, in monotonic milliseconds.
+    Released(u64),
+}
+
+/// Something that the scheduler alone decides about a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// Its attempt's worker is gone: the attempt is lost.
+    Lost,
+    /// Its attempt was lost: try again or give up.
+    AfterLoss,
+    /// A dependency did not end as it should: it fails.
+    DependencyFailed,
+    /// There is no need for it any more.
+    Skip,
+    /// It is part of a cycle.
+    Cycle,
+    /// It waited too long to start.
+    Expired,
+    /// It took too long as a whole.
+    TotalTimeout,
+    /// Nobody submitted a dependency in time.
+    DependencyMissing,
+    /// Somebody asked to end it, and nobody runs it.
+    Cancel,
+}
+
+/// An open task.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Its identity.
+    pub key: TaskKey,
+    /// Where its creation lies in the log.
+    pub sequence: u64,
+    /// Which item of that message it is.
+    pub index: u32,
+    /// The fold's state.
+    pub state: State,
+    /// Not before this time.
+    pub due: Timestamp,
+    /// Where it is.
+    pub place: Place,
+    /// What the scheduler has to decide about it, if anything.
+    pub deciding: Option<Decision>,
+    /// 1 to 10, 10 first.
+    pub priority: u8,
+    /// It travels alone, since it was lost or handed back once.
+    pub alone: bool,
+    queue: u16,
+    kind: u16,
+    generation: u32,
+}
+
+/// A task that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Where its creation lies in the log.
+    pub sequence: u64,
+    /// Which item of that message it is.
+    pub index: u32,
+    /// How it ended.
+    pub phase: Phase,
+}
+
+/// A task, open or over.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
+    /// Still open.
+    Open(Ticket, &'a Entry),
+    /// Over.
+    Over(Tombstone),
+}
+
+/// Why a timer rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    Due,
+    Queue,
+    Total,
+    Dependency,
+    Cancel,
+}
+
+/// What few tasks have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rare {
+    queue_timeout: Option<Duration>,
+    ready_since: Option<Timestamp>,
+    cancel_asked: bool,
+}
+
+/// How long the attempts of one task type take: a window of the last durations.
+#[derive(Clone, Debug, Default)]
+struct Durations {
+    recent: VecDeque<u32>,
+    p95_us: Option<u32>,
+    since: u32,
+}
+
+/// The backlog and what is known about those who work it off.
+#[derive(Debug, Default)]
+pub struct Planner {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    open: HashMap<TaskKey, u32>,
+    over: HashMap<TaskKey, Tombstone>,
+    graph: Graph,
+    queues: Vec<(QueueName, Queue)>,
+    queue_ids: HashMap<QueueName, u16>,
+    kinds: HashMap<Box<str>, u16>,
+    durations: Vec<Durations>,
+    rare: HashMap<u32, Rare>,
+    /// Who began the attempt of a running task.
+    holders: HashMap<u32, Box<str>>,
+    timers: BinaryHeap<Reverse<(Timestamp, Ticket, Alarm)>>,
+    decisions: VecDeque<(Ticket, Decision)>,
+    workers: Workers,
+    paused: Option<String>,
+    clock: Timestamp,
+    /// Since when this process leads, in monotonic milliseconds.
+    leading_since: Option<u64>,
+}
+
+impl Planner {
+    /// The task with this key.
+    pub fn find(&self, key: TaskKey) -> Option<Found<'_>> {
+        if let Some(slot) = self.open.get(&key) {
+            let entry = self.entries.get(*slot as usize)?;
+            return Some(Found::Open(Ticket { slot: *slot, generation: entry.generation }, entry));
+        }
+        self.over.get(&key).map(|tombstone| Found::Over(*tombstone))
+    }
+
+    /// The task that a ticket is for, if it is still open.
+    pub fn entry(&self, ticket: Ticket) -> Option<&Entry> {
+        let entry = self.entries.get(ticket.slot as usize)?;
+        (entry.generation == ticket.generation && self.open.get(&entry.key) == Some(&ticket.slot)).then_some(entry)
+    }
+
+    /// The queue of a task.
+    pub fn queue_of(&self, entry: &Entry) -> (&QueueName, &Queue) {
+        let (name, queue) =
+            self.queues.get(usize::from(entry.queue)).expect("invariant: an entry's queue is known");
+        (name, queue)
+    }
+
+    /// Every queue that has had a task or has a worker, with who serves it.
+    pub fn queues(&self) -> Vec<(String, Queue, Service)> {
+        let mut all = self
+            .queues
+            .iter()
+            .map(|(name, queue)| (name.to_string(), queue.clone(), self.workers.service(name.as_str())))
+            .collect::<Vec<_>>();
+        for name in self.workers.queues() {
+            if !all.iter().any(|(known, ..)| known == name) {
+                all.push((name.to_owned(), Queue::default(), self.workers.service(name)));
+            }
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Names of the queues that are held, and whether all are.
+    pub fn pauses(&self) -> (Vec<(QueueName, bool)>, Option<&str>) {
+        let queues = self
+            .queues
+            .iter()
+            .map(|(name, queue)| (name.clone(), queue.paused.is_some() || self.paused.is_some()))
+            .collect();
+        (queues, self.paused.as_deref())
+    }
+
+    /// What the task waits for in the graph.
+    pub fn edges(&self, ticket: Ticket) -> &[crate::graph::Edge] {
+        self.graph.waits(ticket.slot)
+    }
+
+    /// The worker that said it began the task's attempt.
+    pub fn holder(&self, ticket: Ticket) -> Option<&str> {
+        self.holders.get(&ticket.slot).map(AsRef::as_ref)
+    }
+
+    /// Tasks that would be released before this one, if it is ready.
+    pub fn ahead(&self, ticket: Ticket) -> Option<u64> {
+        let entry = self.entry(ticket)?;
+        let (_, queue) = self.queue_of(entry);
+        let before = queue.ahead(entry.priority).take_while(|(_, other)| *other != ticket);
+        Some(before.filter(|(priority, other)| self.is_ready(*other, *priority)).count() as u64)
+    }
+
+    /// How many open tasks there are.
+    pub fn open_tasks(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The window of a queue as it is now.
+    pub fn window(&self, name: &str, queue: &Queue, window_max: u32) -> u32 {
+        window(self.workers.service(name).slots, queue.pace, window_max)
+    }
+
+    fn is_ready(&self, ticket: Ticket, priority: u8) -> bool {
+        self.entry(ticket).is_some_and(|e| e.place == Place::Ready && e.priority == priority)
+    }
+
+    fn entry_mut(&mut self, ticket: Ticket) -> Option<&mut Entry> {
+        self.entry(ticket)?;
+        self.entries.get_mut(ticket.slot as usize)
+    }
+
+    fn queue_mut(&mut self, id: u16) -> &mut Queue {
+        &mut self.queues.get_mut(usize::from(id)).expect("invariant: an entry's queue is known").1
+    }
+
+    fn queue_id(&mut self, name: &QueueName) -> u16 {
+        if let Some(id) = self.queue_ids.get(name) {
+            return *id;
+        }
+        let id = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
+        self.queues.push((name.clone(), Queue::default()));
+        self.queue_ids.insert(name.clone(), id);
+        id
+    }
+
+    /// Moves a task and keeps its queue's counts.
+    fn place(&mut self, ticket: Ticket, place: Place) {
+        let Some(entry) = self.entry_mut(ticket) else { return };
+        let (before, queue, priority) = (entry.place, entry.queue, entry.priority);
+        entry.place = place;
+        let queue = self.queue_mut(queue);
+        match before {
+            Place::External => {}
+            Place::Waiting => queue.waiting = queue.waiting.saturating_sub(1),
+            Place::Ready => queue.queued = queue.queued.saturating_sub(1),
+            Place::Released(_) => queue.outstanding = queue.outstanding.saturating_sub(1),
+        }
+        match place {
+            Place::External => {}
+            Place::Waiting => queue.waiting += 1,
+            Place::Ready => {
+                queue.queued += 1;
+                queue.push(priority, ticket);
+            }
+            Place::Released(_) => queue.outstanding += 1,
+        }
+    }
+
+    fn alarm(&mut self, at: Timestamp, ticket: Ticket, alarm: Alarm) {
+        self.timers.push(Reverse((at, ticket, alarm)));
+    }
+
+    fn decide(&mut self, ticket: Ticket, decision: Decision) {
+        let leading = self.leading_since.is_some();
+        let Some(entry) = self.entry_mut(ticket) else { return };
+        if entry.deciding == Some(decision) {
+            return;
+        }
+        entry.deciding = Some(decision);
+        let released = matches!(entry.place, Place::Released(_));
+        if !released && entry.place != Place::External {
+            self.place(ticket, Place::Waiting);
+        }
+        if leading {
+            self.decisions.push_back((ticket, decision));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,379 @@
+//! **Pure.** What each event of the log does to the backlog.
+
+use common::{
+    event::{Event, Kind, Policy, TaskEvent},
+    id::{QueueName, TaskKey},
+    lifecycle::{self, Phase, State},
+    task::{DEFAULT_QUEUE, TaskSpec},
+    time::Timestamp,
+};
+
+use super::{Alarm, Decision, Durations, Entry, Found, Place, Planner, Rare, Ticket, Tombstone};
+use crate::graph::{self, Edge, Verdict};
+
+/// Durations of one task type that are remembered.
+const DURATIONS_MAX: usize = 64;
+/// Task types whose durations are told apart; the rest share the last place.
+const KINDS_MAX: usize = 4_096;
+
+/// What the shell may want to know of a folded event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// A task to be dispatched was created here: its payload may be kept.
+    pub created: Option<Ticket>,
+    /// The task of this slot is over: its payload may go.
+    pub ended: Option<Ticket>,
+    /// A pause began or ended.
+    pub policy: bool,
+}
+
+impl Planner {
+    /// Takes in one event of the log.
+    pub fn fold(
+        &mut self,
+        (sequence, index): (u64, u32),
+        at: Timestamp,
+        event: &Event,
+        now_ms: u64,
+    ) -> Folded {
+        self.clock = self.clock.max(at);
+        match event {
+            Event::Policy(event) => {
+                self.policy(&event.policy);
+                Folded { policy: true, ..Folded::default() }
+            }
+            Event::Task(event) => self.task((sequence, index), event, now_ms),
+        }
+    }
+
+    fn policy(&mut self, policy: &Policy) {
+        let (queue, reason) = match policy {
+            Policy::Paused { queue, reason } => (queue, Some(reason.clone())),
+            Policy::Resumed { queue } => (queue, None),
+        };
+        match queue {
+            None => self.paused = reason,
+            Some(name) => {
+                let id = self.queue_id(name);
+                self.queue_mut(id).paused = reason;
+            }
+        }
+    }
+
+    fn task(&mut self, at: (u64, u32), event: &TaskEvent, now_ms: u64) -> Folded {
+        let key = TaskKey::new(&event.tenant, &event.id);
+        let known = match self.find(key) {
+            Some(Found::Over(_)) => return Folded::default(),
+            Some(Found::Open(ticket, entry)) => Some((ticket, *entry)),
+            None => None,
+        };
+        let Ok(state) = lifecycle::apply(known.map(|(_, entry)| entry.state), &event.kind) else {
+            return Folded::default();
+        };
+        match (known, &event.kind) {
+            (None, Kind::Created(spec)) => self.created(key, at, state, spec),
+            (None, _) => self.stub(key, at, state),
+            (Some((ticket, _)), Kind::Created(_)) => {
+                self.set_state(ticket, state);
+                Folded::default()
+            }
+            (Some(before), kind) => self.moved(before, state, kind, now_ms),
+        }
+    }
+
+    fn created(&mut self, key: TaskKey, at: (u64, u32), state: State, spec: &TaskSpec) -> Folded {
+        let now = self.clock;
+        let queue = self.queue_id(&spec.queue());
+        let kind = self.kind_id(&spec.as_pb().task_type);
+        let ticket = self.insert(Entry {
+            key,
+            sequence: at.0,
+            index: at.1,
+            state,
+            due: spec.not_before(now).unwrap_or_default(),
+            place: if state.external { Place::External } else { Place::Waiting },
+            deciding: None,
+            priority: spec.priority(),
+            alone: false,
+            queue,
+            kind,
+            generation: 0,
+        });
+        if state.external {
+            return Folded::default();
+        }
+        self.queue_mut(queue).waiting += 1;
+        let timeouts = spec.timeouts();
+        if let Some(total) = timeouts.total {
+            self.alarm(now.after(total), ticket, Alarm::Total);
+        }
+        if timeouts.queue.is_some() {
+            self.rare.insert(ticket.slot, Rare { queue_timeout: timeouts.queue, ..Rare::default() });
+        }
+        self.link(ticket, key, spec);
+        if let Some(wait) = timeouts.dependency
+            && self.graph.waits(ticket.slot).iter().any(|edge| self.find(edge.dependency).is_none())
+        {
+            self.alarm(now.after(wait), ticket, Alarm::Dependency);
+        }
+        self.settle(ticket);
+        Folded { created: Some(ticket), ..Folded::default() }
+    }
+
+    /// Puts the edges of a new task into the graph, and decides those that are settled already.
+    fn link(&mut self, ticket: Ticket, key: TaskKey, spec: &TaskSpec) {
+        if spec.as_pb().depends_on.is_empty() {
+            return;
+        }
+        let tenant = spec.tenant();
+        let mut edges: Vec<Edge> = Vec::new();
+        for dependency in spec.depends_on() {
+            let edge = Edge { dependency: TaskKey::new(&tenant, &dependency.id), on: dependency.on };
+            match self.over.get(&edge.dependency) {
+                Some(end) => self.judge(ticket, edge.on, end.phase),
+                None if edges.contains(&edge) => {}
+                None => edges.push(edge),
+            }
+        }
+        if self.graph.closes_cycle(key, &edges, |key| self.open.get(&key).copied()) {
+            self.decide(ticket, Decision::Cycle);
+        } else {
+            self.graph.wait(ticket, edges);
+        }
+    }
+
+    fn judge(&mut self, ticket: Ticket, on: common::task::On, end: Phase) {
+        match graph::judge(on, end) {
+            Verdict::Met => {}
+            Verdict::Fail => self.decide(ticket, Decision::DependencyFailed),
+            Verdict::Skip => self.decide(ticket, Decision::Skip),
+        }
+    }
+
+    /// A task that is known from a report only.
+    fn stub(&mut self, key: TaskKey, at: (u64, u32), state: State) -> Folded {
+        let queue = self.queue_id(&QueueName::parse(DEFAULT_QUEUE).expect("invariant: a token"));
+        let ticket = self.insert(Entry {
+            key,
+            sequence: at.0,
+            index: at.1,
+            state,
+            due: Timestamp::default(),
+            place: Place::External,
+            deciding: None,
+            priority: common::task::PRIORITY,
+            alone: false,
+            queue,
+            kind: 0,
+            generation: 0,
+        });
+        if state.phase.is_terminal() {
+            self.end(ticket);
+        }
+        Folded::default()
+    }
+
+    /// An event that took effect on an open task.
+    fn moved(
+        &mut self,
+        (ticket, before): (Ticket, Entry),
+        state: State,
+        kind: &Kind,
+        now_ms: u64,
+    ) -> Folded {
+        self.set_state(ticket, state);
+        match kind {
+            Kind::Started(body) => {
+                self.holders.insert(ticket.slot, body.worker.as_str().into());
+                // A late leader learns here that the attempt is out.
+                if !matches!(before.place, Place::Released(_) | Place::External) {
+                    self.place(ticket, Place::Released(now_ms));
+                }
+            }
+            Kind::Reprioritised(body) => {
+                if let Some(entry) = self.entry_mut(ticket) {
+                    entry.priority = body.priority as u8;
+                }
+                if before.place == Place::Ready {
+                    self.place(ticket, Place::Ready);
+                }
+            }
+            Kind::Expedited(_) => {
+                if let Some(entry) = self.entry_mut(ticket) {
+                    entry.due = Timestamp::default();
+                }
+                self.settle(ticket);
+            }
+            Kind::Completed(body) => self.learn(before, body.duration, now_ms),
+            Kind::Failed(body) => self.learn(before, body.duration, now_ms),
+            Kind::Cancelled(body) => self.learn(before, body.duration, now_ms),
+            Kind::Retrying(body) => {
+                self.learn(before, body.duration, now_ms);
+                let delay = body.delay.and_then(common::wire::time::Duration::to_std).unwrap_or_default();
+                self.again(ticket, self.clock.after(delay));
+            }
+            Kind::Returned(_) => {
+                self.set_alone(ticket);
+                self.again(ticket, Timestamp::default());
+            }
+            Kind::Lost(_) => {
+                self.set_alone(ticket);
+                self.holders.remove(&ticket.slot);
+                self.place(ticket, Place::Waiting);
+                let cancelled = state.cancel_requested;
+                self.decide(ticket, if cancelled { Decision::Cancel } else { Decision::AfterLoss });
+            }
+            Kind::CancelRequested(_) => self.cancel_requested(ticket),
+            Kind::Created(_) | Kind::Progress(_) | Kind::Snapshot(_) | Kind::Updated(_) | Kind::Skipped(_) => {}
+        }
+        if state.phase.is_terminal() {
+            self.end(ticket);
+            return Folded { ended: Some(ticket), ..Folded::default() };
+        }
+        Folded::default()
+    }
+
+    /// An attempt ended and another may follow.
+    fn again(&mut self, ticket: Ticket, due: Timestamp) {
+        self.holders.remove(&ticket.slot);
+        let Some(entry) = self.entry_mut(ticket) else { return };
+        entry.due = due;
+        entry.deciding = None;
+        let cancelled = entry.state.cancel_requested;
+        self.place(ticket, Place::Waiting);
+        if cancelled {
+            self.decide(ticket, Decision::Cancel);
+        } else {
+            self.settle(ticket);
+        }
+    }
+
+    /// A request to end a task that is out is asked for again until nobody holds it.
+    fn cancel_requested(&mut self, ticket: Ticket) {
+        let rare = self.rare.entry(ticket.slot).or_default();
+        rare.cancel_asked = true;
+        let check = self.clock.after(common::limits::HEARTBEAT_EVERY * 2);
+        self.alarm(check, ticket, Alarm::Cancel);
+    }
+
+    fn set_state(&mut self, ticket: Ticket, state: State) {
+        if let Some(entry) = self.entry_mut(ticket) {
+            let informational = entry.state == state;
+            entry.state = state;
+            if !informational {
+                entry.deciding = None;
+            }
+        }
+    }
+
+    fn set_alone(&mut self, ticket: Ticket) {
+        if let Some(entry) = self.entry_mut(ticket) {
+            entry.alone = true;
+        }
+    }
+
+    /// Makes a waiting task ready, if nothing holds it.
+    pub(super) fn settle(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entry(ticket).copied() else { return };
+        let waits = entry.deciding.is_some()
+            || entry.place != Place::Waiting
+            || !matches!(entry.state.phase, Phase::Pending)
+            || !self.graph.waits(ticket.slot).is_empty();
+        if waits {
+            return;
+        }
+        if entry.due > self.clock {
+            self.alarm(entry.due, ticket, Alarm::Due);
+            return;
+        }
+        self.place(ticket, Place::Ready);
+        let clock = self.clock;
+        if let Some(rare) = self.rare.get_mut(&ticket.slot)
+            && let Some(timeout) = rare.queue_timeout
+        {
+            rare.ready_since = Some(clock);
+            self.alarm(clock.after(timeout), ticket, Alarm::Queue);
+        }
+    }
+
+    /// The task is over: tells those who wait for it, and keeps a tombstone.
+    fn end(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entry(ticket).copied() else { return };
+        self.place(ticket, Place::External);
+        self.graph.forget(ticket);
+        self.holders.remove(&ticket.slot);
+        self.rare.remove(&ticket.slot);
+        self.open.remove(&entry.key);
+        let phase = entry.state.phase;
+        let tombstone = Tombstone { sequence: entry.sequence, index: entry.index, phase };
+        self.over.insert(entry.key, tombstone);
+        if let Some(entry) = self.entries.get_mut(ticket.slot as usize) {
+            entry.generation = entry.generation.wrapping_add(1);
+        }
+        self.free.push(ticket.slot);
+        for (dependent, on) in self.graph.take_dependents(entry.key) {
+            let left = self.graph.met(dependent.slot, entry.key);
+            self.judge(dependent, on, phase);
+            if left == 0 {
+                self.settle(dependent);
+            }
+        }
+    }
+
+    pub(super) fn insert(&mut self, mut entry: Entry) -> Ticket {
+        let slot = if let Some(slot) = self.free.pop() {
+            slot
+        } else {
+            self.entries.push(entry);
+            (self.entries.len() - 1) as u32
+        };
+        if let Some(place) = self.entries.get_mut(slot as usize) {
+            entry.generation = place.generation;
+            *place = entry;
+        }
+        self.open.insert(entry.key, slot);
+        Ticket { slot, generation: entry.generation }
+    }
+
+    pub(super) fn kind_id(&mut self, word: &str) -> u16 {
+        if let Some(id) = self.kinds.get(word) {
+            return *id;
+        }
+        if self.durations.len() >= KINDS_MAX {
+            return KINDS_MAX as u16 - 1;
+        }
+        let id = self.durations.len() as u16;
+        self.kinds.insert(word.into(), id);
+        self.durations.push(Durations::default());
+        id
+    }
+
+    /// Learns how long attempts take, and how long they are under way before.
+    fn learn(&mut self, before: Entry, duration: Option<common::wire::time::Duration>, now_ms: u64) {
+        let Some(duration) = duration.and_then(common::wire::time::Duration::to_std) else { return };
+        if let Place::Released(at) = before.place {
+            let out = now_ms.saturating_sub(at) as f64 / 1_000.0;
+            let queue = self.queue_mut(before.queue);
+            queue.pace.ended(now_ms, out - duration.as_secs_f64());
+        }
+        if let Some(durations) = self.durations.get_mut(usize::from(before.kind)) {
+            durations.add(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX));
+        }
+    }
+}
+
+impl Durations {
+    fn add(&mut self, micros: u32) {
+        if self.recent.len() == DURATIONS_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(micros);
+        self.since += 1;
+        if self.since >= 16 && self.recent.len() >= DURATIONS_MAX / 2 {
+            self.since = 0;
+            let mut sorted = self.recent.iter().copied().collect::<Vec<_>>();
+            sorted.sort_unstable();
+            self.p95_us = sorted.get(sorted.len() * 95 / 100).copied();
+        }
+    }
+}

@@ -1,0 +1,398 @@
+use common::{
+    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
+    id::{TaskId, TaskKey, Tenant},
+    lifecycle::{Cause, Phase},
+    pb,
+    task::TaskSpec,
+    time::Timestamp,
+};
+
+use super::{Decision, Found, Place, Planner, Ticket};
+
+/// A planner with a log of its own: every event gets the next sequence, a second a step.
+struct World {
+    planner: Planner,
+    sequence: u64,
+    now_ms: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self { planner: Planner::default(), sequence: 0, now_ms: 1_000 };
+        world.planner.lead(world.now_ms);
+        world
+    }
+
+    fn with_worker(slots: u32) -> Self {
+        let mut world = Self::new();
+        world.beat("w", slots, &[]);
+        world
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.now_ms as i64 * 1_000)
+    }
+
+    fn say(&mut self, id: &str, kind: Kind) {
+        self.sequence += 1;
+        let event = TaskEvent::new(Tenant::default(), TaskId::parse(id).unwrap(), "test", kind);
+        self.planner.fold((self.sequence, 0), self.now(), &Event::Task(event), self.now_ms);
+    }
+
+    fn decree(&mut self, policy: Policy) {
+        self.sequence += 1;
+        let event = Event::Policy(PolicyEvent { actor: "op".into(), policy });
+        self.planner.fold((self.sequence, 0), self.now(), &event, self.now_ms);
+    }
+
+    fn submit(&mut self, id: &str, change: impl FnOnce(&mut pb::TaskSpec)) {
+        let worker = pb::Worker { handler: "h".into() };
+        let mut spec = pb::TaskSpec {
+            task_id: id.into(),
+            executor: Some(pb::Executor { kind: Some(pb::executor::Kind::Worker(worker)) }),
+            ..pb::TaskSpec::default()
+        };
+        change(&mut spec);
+        self.say(id, Kind::Created(Box::new(TaskSpec::parse(spec).unwrap())));
+    }
+
+    fn after(&mut self, id: &str, on: &[&str]) {
+        let edge = |id: &&str| pb::Dependency { task_id: (*id).into(), on: 0 };
+        self.submit(id, |spec| spec.depends_on = on.iter().map(edge).collect());
+    }
+
+    fn complete(&mut self, id: &str, attempt: u32) {
+        self.say(id, Kind::Completed(Box::new(pb::Completed { attempt, ..pb::Completed::default() })));
+    }
+
+    fn fail(&mut self, id: &str, attempt: u32) {
+        self.say(id, Kind::Failed(Box::new(pb::Failed { attempt, ..pb::Failed::default() })));
+    }
+
+    fn beat(&mut self, worker: &str, slots: u32, running: &[(&str, u32)]) -> usize {
+        let running = running.iter().map(|(id, attempt)| pb::Attempt {
+            task_id: (*id).into(),
+            attempt: *attempt,
+            ..pb::Attempt::default()
+        });
+        let beat = pb::Heartbeat {
+            worker: worker.into(),
+            queues: [("handlers".to_owned(), slots)].into(),
+            running: running.collect(),
+            ..pb::Heartbeat::default()
+        };
+        self.planner.heard(beat, self.now_ms).len()
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.planner.tick(self.now(), self.now_ms);
+    }
+
+    /// Ids are told apart by their place in `ids`; what is released, in order.
+    fn released(&mut self, ids: &[&str]) -> Vec<String> {
+        self.planner.tick(self.now(), self.now_ms);
+        let releases = self.planner.release(self.now_ms, 4_096, 1_000);
+        let tickets = releases.into_iter().flat_map(|r| r.tickets).collect::<Vec<_>>();
+        tickets.into_iter().map(|t| self.name(t, ids)).collect()
+    }
+
+    fn name(&self, ticket: Ticket, ids: &[&str]) -> String {
+        let key = self.planner.entry(ticket).unwrap().key;
+        ids.iter().find(|id| key_of(id) == key).map_or("?".into(), |id| (*id).into())
+    }
+
+    fn decisions(&mut self) -> Vec<Decision> {
+        self.planner.take_decisions(100).into_iter().map(|(_, d)| d).collect()
+    }
+
+    fn place(&self, id: &str) -> Place {
+        match self.planner.find(key_of(id)) {
+            Some(Found::Open(_, entry)) => entry.place,
+            _ => Place::External,
+        }
+    }
+
+    fn end(&self, id: &str) -> Option<Phase> {
+        match self.planner.find(key_of(id))? {
+            Found::Over(end) => Some(end.phase),
+            Found::Open(..) => None,
+        }
+    }
+}
+
+fn key_of(id: &str) -> TaskKey {
+    TaskKey::new(&Tenant::default(), &TaskId::parse(id).unwrap())
+}
+
+#[test]
+fn nothing_is_released_while_no_worker_serves_the_queue() {
+    let mut world = World::new();
+    world.submit("a", |_| {});
+    assert!(world.released(&["a"]).is_empty());
+    world.beat("w", 1, &[]);
+    assert_eq!(world.released(&["a"]), ["a"]);
+    assert!(world.released(&["a"]).is_empty(), "once");
+}
+
+#[test]
+fn urgent_tasks_go_first_and_a_reprioritised_one_moves() {
+    let mut world = World::with_worker(4);
+    for (id, priority) in [("low", 1), ("high", 10), ("mid", 5)] {
+        world.submit(id, |spec| spec.priority = Some(priority));
+    }
+    world.say("low", Kind::Reprioritised(pb::Reprioritised { priority: 7 }));
+    assert_eq!(world.released(&["low", "high", "mid"]), ["high", "low", "mid"]);
+}
+
+#[test]
+fn the_window_holds_back_what_no_slot_could_take() {
+    let mut world = World::with_worker(1);
+    let ids = (0..40).map(|n| format!("t{n}")).collect::<Vec<_>>();
+    let ids = ids.iter().map(String::as_str).collect::<Vec<_>>();
+    for id in &ids {
+        world.submit(id, |_| {});
+    }
+    assert_eq!(world.released(&ids).len(), common::limits::WINDOW_MIN as usize);
+    world.complete("t0", 1);
+    assert_eq!(world.released(&ids), ["t16"]);
+}
+
+#[test]
+fn a_dependent_waits_also_for_a_task_that_comes_later() {
+    let mut world = World::with_worker(4);
+    world.after("b", &["a"]);
+    assert!(world.released(&["b"]).is_empty());
+    world.submit("a", |_| {});
+    assert_eq!(world.released(&["a", "b"]), ["a"]);
+    world.complete("a", 1);
+    assert_eq!(world.released(&["a", "b"]), ["b"]);
+}
+
+#[test]
+fn a_failed_dependency_ends_its_dependents_down_the_chain() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    world.after("b", &["a"]);
+    world.after("c", &["b"]);
+    world.released(&["a"]);
+    world.fail("a", 1);
+    assert_eq!(world.decisions(), [Decision::DependencyFailed]);
+    let cause = pb::Cause::Dependency.into();
+    world.say("b", Kind::Failed(Box::new(pb::Failed { cause, ..pb::Failed::default() })));
+    assert_eq!(world.end("b"), Some(Phase::Failed(Cause::Dependency)));
+    assert_eq!(world.decisions(), [Decision::DependencyFailed], "of c");
+}
+
+#[test]
+fn an_edge_may_ask_for_failure_or_for_any_end() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    for (id, on) in [("cleanup", pb::dependency::On::End), ("rescue", pb::dependency::On::Failure)] {
+        let edge = pb::Dependency { task_id: "a".into(), on: on.into() };
+        world.submit(id, |spec| spec.depends_on = vec![edge]);
+    }
+    world.released(&["a"]);
+    world.complete("a", 1);
+    assert_eq!(world.released(&["a", "cleanup", "rescue"]), ["cleanup"]);
+    assert_eq!(world.decisions(), [Decision::Skip]);
+}
+
+#[test]
+fn the_task_that_closes_a_cycle_is_ended() {
+    let mut world = World::with_worker(4);
+    world.after("a", &["b"]);
+    world.after("b", &["c"]);
+    assert!(world.decisions().is_empty());
+    world.after("c", &["a"]);
+    assert_eq!(world.decisions(), [Decision::Cycle]);
+}
+
+#[test]
+fn a_delay_ends_by_the_clock_and_by_hand() {
+    let mut world = World::with_worker(4);
+    let delay = |spec: &mut pb::TaskSpec| spec.delay = Some(std::time::Duration::from_secs(60).into());
+    world.submit("a", delay);
+    world.submit("b", delay);
+    assert!(world.released(&["a", "b"]).is_empty());
+    world.say("b", Kind::Expedited(pb::Expedited {}));
+    assert_eq!(world.released(&["a", "b"]), ["b"]);
+    world.beat("w", 4, &[("b", 1)]);
+    world.pass(59_000);
+    world.beat("w", 4, &[("b", 1)]);
+    assert!(world.released(&["a", "b"]).is_empty());
+    world.pass(1_001);
+    assert_eq!(world.released(&["a", "b"]), ["a"]);
+}
+
+#[test]
+fn a_retry_waits_for_its_backoff_and_is_a_new_attempt() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    world.released(&["a"]);
+    let delay = Some(std::time::Duration::from_secs(5).into());
+    world.say("a", Kind::Retrying(Box::new(pb::Retrying { attempt: 1, delay, ..pb::Retrying::default() })));
+    assert!(world.released(&["a"]).is_empty());
+    world.pass(5_001);
+    world.beat("w", 4, &[]);
+    assert_eq!(world.released(&["a"]), ["a"]);
+    world.complete("a", 1);
+    assert_eq!(world.end("a"), None, "the first attempt is over");
+    world.complete("a", 2);
+    assert_eq!(world.end("a"), Some(Phase::Completed));
+}
+
+#[test]
+fn a_silent_worker_loses_its_attempts_and_the_scheduler_decides_what_follows() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    world.released(&["a"]);
+    world.beat("w", 4, &[("a", 1)]);
+    world.pass(9_000);
+    assert!(world.decisions().is_empty());
+    world.pass(2_000);
+    assert_eq!(world.decisions(), [Decision::Lost]);
+    world.say("a", Kind::Lost(pb::Lost { attempt: 1, ..pb::Lost::default() }));
+    assert_eq!(world.decisions(), [Decision::AfterLoss]);
+    world.say("a", Kind::Retrying(Box::new(pb::Retrying { attempt: 1, ..pb::Retrying::default() })));
+    world.beat("v", 4, &[]);
+    world.pass(1);
+    assert_eq!(world.released(&["a"]), ["a"]);
+}
+
+#[test]
+fn a_new_leader_gives_up_what_a_worker_held_that_nobody_hears_any_more() {
+    let mut world = World::new();
+    world.planner.follow();
+    world.submit("a", |_| {});
+    world.say("a", Kind::Started(pb::Started { attempt: 1, worker: "gone".into() }));
+    world.planner.lead(world.now_ms);
+    world.pass(5_000);
+    assert!(world.decisions().is_empty());
+    world.pass(6_000);
+    assert_eq!(world.decisions(), [Decision::Lost]);
+}
+
+#[test]
+fn a_stale_attempt_is_told_to_stop_each_time_it_is_listed() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    world.released(&["a"]);
+    world.say("a", Kind::Returned(pb::Returned { attempt: 1, ..pb::Returned::default() }));
+    assert_eq!(world.beat("w", 4, &[("a", 1)]), 1);
+    assert_eq!(world.beat("w", 4, &[("a", 1)]), 1);
+    assert_eq!(world.beat("w", 4, &[("a", 2)]), 0);
+}
+
+#[test]
+fn a_cancelled_task_that_nobody_holds_is_ended_after_a_heartbeat() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    world.released(&["a"]);
+    world.say("a", Kind::CancelRequested(pb::CancelRequested::default()));
+    assert!(world.decisions().is_empty());
+    world.beat("w", 4, &[("a", 1)]);
+    world.pass(4_100);
+    assert!(world.decisions().is_empty(), "held");
+    world.beat("w", 4, &[]);
+    world.pass(2_100);
+    assert_eq!(world.decisions(), [Decision::Cancel]);
+}
+
+#[test]
+fn timeouts_end_what_waits_too_long() {
+    let timeouts = |f: fn(&mut pb::Timeouts)| {
+        move |spec: &mut pb::TaskSpec| {
+            let mut timeouts = pb::Timeouts::default();
+            f(&mut timeouts);
+            spec.timeouts = Some(timeouts);
+        }
+    };
+    let mut world = World::new();
+    world.submit("q", timeouts(|t| t.queue = Some(std::time::Duration::from_secs(1).into())));
+    world.pass(1_001);
+    assert_eq!(world.decisions(), [Decision::Expired]);
+    let mut world = World::new();
+    world.submit("t", timeouts(|t| t.total = Some(std::time::Duration::from_secs(1).into())));
+    world.pass(1_001);
+    assert_eq!(world.decisions(), [Decision::TotalTimeout]);
+    let mut world = World::new();
+    world.submit("d", |spec| {
+        timeouts(|t| t.dependency = Some(std::time::Duration::from_secs(1).into()))(spec);
+        spec.depends_on = vec![pb::Dependency { task_id: "never".into(), on: 0 }];
+    });
+    world.pass(1_001);
+    assert_eq!(world.decisions(), [Decision::DependencyMissing]);
+}
+
+#[test]
+fn short_tasks_travel_together_only_when_they_are_known_to_be_short_and_are_many() {
+    let mut world = World::with_worker(2);
+    let ids = (0..400).map(|n| format!("t{n}")).collect::<Vec<_>>();
+    for id in &ids {
+        world.submit(id, |_| {});
+    }
+    let first = world.planner.release(world.now_ms, 4_096, 1_000);
+    assert!(first.iter().all(|r| r.tickets.len() == 1), "nothing is known yet");
+    let mut done = 0;
+    while done < 100 {
+        let duration = Some(std::time::Duration::from_micros(50).into());
+        let completed = pb::Completed { attempt: 1, duration, ..pb::Completed::default() };
+        world.say(&ids[done], Kind::Completed(Box::new(completed)));
+        world.planner.release(world.now_ms, 4_096, 1);
+        done += 1;
+    }
+    for id in &ids[100..100 + 16] {
+        world.complete(id, 1);
+    }
+    let grouped = world.planner.release(world.now_ms, 4_096, 1_000);
+    assert!(grouped.iter().any(|r| r.tickets.len() > 1), "{grouped:?}");
+    assert!(grouped.iter().all(|r| r.tickets.len() <= 32));
+}
+
+#[test]
+fn a_stored_backlog_goes_on_as_it_was() {
+    let mut world = World::with_worker(4);
+    world.submit("run", |_| {});
+    world.after("dep", &["run"]);
+    world.submit("late", |spec| spec.delay = Some(std::time::Duration::from_secs(60).into()));
+    world.submit("gone", |_| {});
+    world.released(&["run", "gone"]);
+    world.say("run", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+    world.complete("gone", 1);
+    let stored = world.planner.store();
+    world.planner = Planner::restore(stored).expect("of this version");
+    world.planner.lead(world.now_ms);
+    world.beat("w", 4, &[("run", 1)]);
+    assert!(matches!(world.place("run"), Place::Released(_)));
+    assert_eq!(world.end("gone"), Some(Phase::Completed));
+    assert!(world.released(&["run", "dep", "late"]).is_empty());
+    world.complete("run", 1);
+    assert_eq!(world.released(&["dep", "late"]), ["dep"]);
+    world.pass(60_001);
+    world.beat("w", 4, &[]);
+    assert_eq!(world.released(&["dep", "late"]), ["late"]);
+}
+
+#[test]
+fn a_refused_release_goes_back_to_the_front() {
+    let mut world = World::with_worker(4);
+    for id in ["a", "b", "c"] {
+        world.submit(id, |_| {});
+    }
+    let releases = world.planner.release(world.now_ms, 4_096, 2);
+    for ticket in releases.into_iter().flat_map(|r| r.tickets).rev() {
+        world.planner.unrelease(ticket);
+    }
+    assert_eq!(world.released(&["a", "b", "c"]), ["a", "b", "c"]);
+}
+
+#[test]
+fn pauses_hold_new_starts_and_end() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    world.decree(Policy::Paused { queue: None, reason: "night".into() });
+    assert!(world.released(&["a"]).is_empty());
+    world.decree(Policy::Resumed { queue: None });
+    assert_eq!(world.released(&["a"]), ["a"]);
+}

@@ -1,0 +1,132 @@
+//! **Pure.** A decision of the planner as the event that goes into the log.
+
+use common::{
+    event::{Kind, TaskEvent},
+    lifecycle::{self, After, Cause, Phase, state_word},
+    limits, pb,
+    task::TaskSpec,
+};
+
+use crate::{
+    plan::{Decision, Entry, Planner, Ticket},
+    why,
+};
+
+/// Who says so.
+pub(crate) const ACTOR: &str = "scheduler";
+
+/// The event of a decision about one task. `random` is in `0..1`.
+pub(crate) fn event(
+    planner: &Planner,
+    (ticket, entry): (Ticket, &Entry),
+    spec: &TaskSpec,
+    decision: Decision,
+    random: f64,
+) -> Option<TaskEvent> {
+    let failed = |cause: Cause, code: &str, message: String| failure(0, cause, code, message);
+    let kind = match decision {
+        Decision::Lost => Kind::Lost(pb::Lost {
+            attempt: entry.state.attempt(),
+            worker: planner.holder(ticket).unwrap_or_default().to_owned(),
+            reason: "its worker is gone".into(),
+        }),
+        Decision::AfterLoss => after_loss(entry, spec, random),
+        Decision::DependencyFailed => {
+            let message = match why::culprit(planner, spec) {
+                Some((id, end)) => format!("dependency {id} ended {}", state_word(end.state())),
+                None => "a dependency did not end well".into(),
+            };
+            failed(Cause::Dependency, "dependency", message)
+        }
+        Decision::DependencyMissing => {
+            let message = "nobody submitted a dependency within timeouts.dependency";
+            failed(Cause::Dependency, "dependency_missing", message.into())
+        }
+        Decision::Skip => {
+            let reason = match why::culprit(planner, spec) {
+                Some((id, end)) => format!("dependency {id} ended {}", state_word(end.state())),
+                None => "there is no need for it".into(),
+            };
+            Kind::Skipped(pb::Skipped { reason })
+        }
+        Decision::Cycle => {
+            let message = "its dependencies lead back to itself: take one edge out and submit it anew";
+            failed(Cause::Rejected, "cycle", message.into())
+        }
+        Decision::Expired => failed(Cause::Expired, "expired", "it waited longer than timeouts.queue".into()),
+        Decision::TotalTimeout => {
+            failed(Cause::Timeout, "total_timeout", "it took longer than timeouts.total".into())
+        }
+        Decision::Cancel => Kind::Cancelled(Box::new(pb::Cancelled {
+            attempt: if entry.state.phase == Phase::Verdict { entry.state.ended } else { 0 },
+            reason: "cancelled before it began".into(),
+            ..pb::Cancelled::default()
+        })),
+    };
+    let mut event = TaskEvent::new(spec.tenant(), spec.id()?, ACTOR, kind);
+    spec.as_pb().traceparent.clone_into(&mut event.traceparent);
+    Some(event)
+}
+
+fn after_loss(entry: &Entry, spec: &TaskSpec, random: f64) -> Kind {
+    let attempt = entry.state.ended;
+    let error = pb::TaskError { code: "lost".into(), message: "its worker is gone".into() };
+    match lifecycle::after_loss(&spec.retry(), entry.state.losses, random) {
+        After::Retry(delay) => Kind::Retrying(Box::new(pb::Retrying {
+            attempt,
+            cause: pb::Cause::Lost.into(),
+            error: Some(error),
+            delay: Some(delay.into()),
+            ..pb::Retrying::default()
+        })),
+        After::Complete | After::Cancel | After::Fail(_) => {
+            let message = format!("lost with its worker more than {} times", limits::LOSSES_MAX);
+            failure(attempt, Cause::Lost, "lost", message)
+        }
+    }
+}
+
+fn failure(attempt: u32, cause: Cause, code: &str, message: String) -> Kind {
+    Kind::Failed(Box::new(pb::Failed {
+        attempt,
+        cause: cause.to_pb().into(),
+        error: Some(pb::TaskError { code: code.into(), message }),
+        ..pb::Failed::default()
+    }))
+}
+
+/// What a waiting client hears of an event that ends its task; `None` for any other event.
+pub(crate) fn outcome(event: &TaskEvent) -> Option<pb::Outcome> {
+    let (state, cause, error, attempt) = match &event.kind {
+        Kind::Failed(b) => (pb::TaskState::Failed, b.cause(), b.error.clone(), b.attempt),
+        Kind::Cancelled(b) => {
+            let error = pb::TaskError { code: "cancelled".into(), message: b.reason.clone() };
+            (pb::TaskState::Cancelled, pb::Cause::Unspecified, Some(error), b.attempt)
+        }
+        Kind::Skipped(b) => {
+            let error = pb::TaskError { code: "skipped".into(), message: b.reason.clone() };
+            (pb::TaskState::Skipped, pb::Cause::Unspecified, Some(error), 0)
+        }
+        Kind::Created(_)
+        | Kind::Started(_)
+        | Kind::Progress(_)
+        | Kind::Updated(_)
+        | Kind::Snapshot(_)
+        | Kind::Completed(_)
+        | Kind::Retrying(_)
+        | Kind::Lost(_)
+        | Kind::Returned(_)
+        | Kind::CancelRequested(_)
+        | Kind::Reprioritised(_)
+        | Kind::Expedited(_) => return None,
+    };
+    Some(pb::Outcome {
+        tenant: event.tenant.to_string(),
+        task_id: event.id.to_string(),
+        state: state.into(),
+        cause: cause.into(),
+        result: None,
+        error,
+        attempt,
+    })
+}
