@@ -167,7 +167,11 @@ fn join(f: &mut fmt::Formatter<'_>, terms: &[Filter], word: &str) -> fmt::Result
 }
 
 fn nested(f: &mut fmt::Formatter<'_>, term: &Filter) -> fmt::Result {
-    if matches!(term, Filter::And(_) | Filter::Or(_)) { write!(f, "({term})") } else { write!(f, "{term}") }
+    if matches!(term, Filter::And(_) | Filter::Or(_)) {
+        write!(f, "({term})")
+    } else {
+        write!(f, "{term}")
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub const TEXT_BYTES_MAX: usize = 8 * 1024;
 pub const INPUT_BYTES_MAX: usize = 256 * 1024;
 /// Largest metadata of a task, in bytes of JSON.
 pub const METADATA_BYTES_MAX: usize = 64 * 1024;
+/// Arrays and objects of an input or metadata in one another, at most.
+pub const JSON_DEPTH_MAX: usize = 64;
 /// Largest submission as a whole, encoded, in bytes.
 pub const SPEC_BYTES_MAX: usize = 512 * 1024;
 /// Most tags of a task.
@@ -116,3 +118,22 @@ pub const CATCH_UP_WAIT: Duration = Duration::from_secs(10);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a reader of the log checks that it is still the same log.
 pub const IDENTITY_CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// Largest gRPC message in either direction, in bytes.
+pub const GATEWAY_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest request that is handed on over NATS, in bytes: nats-server's 1 MiB less the headers.
+pub const REQUEST_BYTES_MAX: usize = 1024 * 1024 - 16 * 1024;
+/// Streams of one gRPC connection that may be open.
+pub const CONNECTION_STREAMS_MAX: u32 = 256;
+/// Live views of one gateway that may be open, by default.
+pub const LIVE_VIEWS_MAX: usize = 256;
+/// Connections to the probes and metrics of one process.
+pub const PROBE_CONNECTIONS_MAX: usize = 64;
+/// Longest life of such a connection.
+pub const PROBE_CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
+/// Largest head of a request for probes and metrics, in bytes.
+pub const PROBE_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Largest configuration file, in bytes.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Time that the tasks of a service have to end, unless the service asks for more.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);

@@ -5,9 +5,9 @@
 
 mod json;
 pub mod time;
+mod value;
 
 use prost::Message;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
 use crate::{
@@ -102,7 +102,17 @@ fn decode_event(
     let word = event.kind.as_ref().map(body_word);
     match (subject, word) {
         (LogSubject::Event(expected) | LogSubject::Policy(expected), Some(word)) if expected != word => {
-            return Err(NotAnEvent::Undecodable(format!("an event {word:?} on the subject of {expected:?}")));
+            let problem = format!("an event {word:?} on the subject of {expected:?}");
+            return Err(NotAnEvent::Undecodable(problem));
+        }
+        // An event that says nothing is no newer version's: that would say at least something.
+        (_, None) if bytes.is_empty() => {
+            return Err(NotAnEvent::Undecodable("empty: a message without a body".into()));
+        }
+        // The kinds of these subjects are known, so theirs is missing.
+        (LogSubject::Event(expected), None) if event.fold <= FOLD_VERSION => {
+            let problem = format!("an event without its kind on the subject of {expected:?}");
+            return Err(NotAnEvent::Undecodable(problem));
         }
         _ => {}
     }
@@ -327,75 +337,6 @@ fn task_to_pb(event: &TaskEvent) -> pb::Event {
         fold: if event.kind.is_informational() { 0 } else { FOLD_VERSION },
         metadata: json(&event.metadata),
         kind: Some(body),
-    }
-}
-
-impl pb::Json {
-    /// The JSON text of a value.
-    pub fn from_value(value: &serde_json::Value) -> Self {
-        Self { text: value.to_string() }
-    }
-
-    /// The value; null when the text is no JSON.
-    pub fn to_value(&self) -> serde_json::Value {
-        serde_json::from_str(&self.text).unwrap_or_default()
-    }
-}
-
-impl Serialize for pb::Json {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_value().serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for pb::Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde_json::Value::deserialize(deserializer).map(|value| Self::from_value(&value))
-    }
-}
-
-/// An edge of the graph in JSON: an object, or just the id.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum DependencyJson {
-    Id(String),
-    #[serde(rename_all = "snake_case")]
-    Edge {
-        #[serde(alias = "taskId")]
-        task_id: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        on: Option<String>,
-    },
-}
-
-impl Serialize for pb::Dependency {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let on = match self.on() {
-            pb::dependency::On::Unspecified | pb::dependency::On::Success => None,
-            pb::dependency::On::Failure => Some("failure".to_owned()),
-            pb::dependency::On::End => Some("end".to_owned()),
-        };
-        DependencyJson::Edge { task_id: self.task_id.clone(), on }.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for pb::Dependency {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let expected = "an id, or {\"task_id\": …, \"on\": \"success\", \"failure\" or \"end\"}";
-        let edge = DependencyJson::deserialize(deserializer)
-            .map_err(|_| de::Error::custom(format_args!("a dependency is {expected}")))?;
-        let (task_id, on) = match edge {
-            DependencyJson::Id(id) => (id, None),
-            DependencyJson::Edge { task_id, on } => (task_id, on),
-        };
-        let on = match on.as_deref() {
-            None => pb::dependency::On::Unspecified,
-            Some("success" | "ON_SUCCESS") => pb::dependency::On::Success,
-            Some("failure" | "ON_FAILURE") => pb::dependency::On::Failure,
-            Some("end" | "ON_END") => pb::dependency::On::End,
-            Some(_) => return Err(de::Error::custom(format_args!("a dependency is {expected}"))),
-        };
-        Ok(Self { task_id, on: on.into() })
     }
 }
 

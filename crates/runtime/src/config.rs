@@ -14,6 +14,8 @@ use std::{
 
 use ::config::{File, FileFormat, Source as _, Value, ValueKind};
 
+use common::limits;
+
 pub use reader::{Entry, Reader};
 
 /// The key of the address of NATS, which `NATS_HOST` and `NATS_PORT` can also give.
@@ -25,7 +27,6 @@ pub const DEFAULT_FILE: &str = "jetmill.toml";
 /// The variable that names the file.
 pub const FILE_VARIABLE: &str = "JETMILL_CONFIG";
 const PREFIX: &str = "JETMILL_";
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Where a value was said. A later variant outranks an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,7 +151,7 @@ impl Layers {
         match text {
             Ok(text) => self.say(key, text, origin),
             Err(_) => {
-                self.errors.push(format!("{key} must be a value or a list of values ({origin})"))
+                self.errors.push(format!("{key} must be a value or a list of values ({origin})"));
             }
         }
     }
@@ -162,11 +163,10 @@ impl Layers {
         self.fallbacks(&variables);
         for (name, value) in variables {
             let Some(key) = name.strip_prefix(PREFIX) else { continue };
-            if name == FILE_VARIABLE || text::is_service_link(&name, &value) {
-                continue;
+            if name != FILE_VARIABLE {
+                let key = key.to_ascii_lowercase().replace("__", ".");
+                self.say(&key, value, Origin::Env(name));
             }
-            let key = key.to_ascii_lowercase().replace("__", ".");
-            self.say(&key, value, Origin::Env(name));
         }
         self
     }
@@ -208,8 +208,11 @@ impl Layers {
 
 fn read(path: &Path) -> Result<String, String> {
     let size = path.metadata().map_err(|e| e.to_string())?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(format!("it has {size} bytes, and {FILE_BYTES_MAX} are allowed"));
+    if size > limits::CONFIG_FILE_BYTES_MAX {
+        return Err(format!(
+            "it has {size} bytes, and {} are allowed",
+            limits::CONFIG_FILE_BYTES_MAX
+        ));
     }
     std::fs::read_to_string(path).map_err(|e| e.to_string())
 }

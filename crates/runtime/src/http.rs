@@ -11,6 +11,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use common::limits;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -25,10 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Health, Readiness};
 
-const CONNECTIONS_MAX: usize = 64;
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(3);
-const HEADERS_BYTES_MAX: usize = 16 * 1024;
 
 /// Answers on the listener until shutdown.
 pub async fn serve(
@@ -43,7 +41,7 @@ pub async fn serve(
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept(), if connections.len() < limits::PROBE_CONNECTIONS_MAX => match accepted {
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, app.clone()));
                 }
@@ -61,9 +59,9 @@ async fn connection(stream: TcpStream, app: TowerToHyperService<Router>) {
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_TIMEOUT)
-        .max_buf_size(HEADERS_BYTES_MAX)
+        .max_buf_size(limits::PROBE_HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), app);
-    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_LIFETIME, serving).await {
+    if let Ok(Err(error)) = tokio::time::timeout(limits::PROBE_CONNECTION_LIFETIME, serving).await {
         tracing::debug!(%error, "a probe's connection broke");
     }
 }

@@ -7,15 +7,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, anyhow};
+use common::limits;
 use tokio::{
     task::{AbortHandle, Id, JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-
-/// Time that tasks have to end after they were asked to.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// When a task may return without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +34,13 @@ pub struct Supervisor {
 impl Supervisor {
     /// No tasks yet. The first failure cancels the token, and with it every other task.
     pub fn new(service: &'static str, shutdown: CancellationToken) -> Self {
-        Self { service, shutdown, grace: GRACE, tasks: JoinSet::new(), names: HashMap::new() }
+        Self {
+            service,
+            shutdown,
+            grace: limits::SHUTDOWN_GRACE,
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+        }
     }
 
     /// Time that the tasks have to end after the shutdown was asked for; then they are aborted.

@@ -20,7 +20,9 @@ use opentelemetry::{
 };
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
-    Resource, metrics::SdkMeterProvider, propagation::TraceContextPropagator,
+    Resource,
+    metrics::{Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream},
+    propagation::TraceContextPropagator,
     trace::SdkTracerProvider,
 };
 use tracing::{Level, Metadata, Span};
@@ -33,6 +35,9 @@ use tracing_subscriber::{
 pub const DEFAULT_FILTER: &str = "info,async_nats=warn,opentelemetry=warn";
 /// Time that the last spans have to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Boundaries of the histograms of durations.
+const SECONDS: [f64; 15] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 static EXPORTING: AtomicBool = AtomicBool::new(false);
@@ -150,7 +155,18 @@ fn meter_provider(resource: Resource) -> anyhow::Result<SdkMeterProvider> {
         .without_target_info()
         .build()
         .context("failed to make the exporter of metrics")?;
-    Ok(SdkMeterProvider::builder().with_reader(reader).with_resource(resource).build())
+    let provider = SdkMeterProvider::builder().with_reader(reader).with_view(in_seconds);
+    Ok(provider.with_resource(resource).build())
+}
+
+/// Durations have the boundaries of seconds; those by default are for milliseconds.
+fn in_seconds(instrument: &Instrument) -> Option<Stream> {
+    let is_duration = instrument.kind() == InstrumentKind::Histogram && instrument.unit() == "s";
+    let aggregation = Aggregation::ExplicitBucketHistogram {
+        boundaries: SECONDS.to_vec(),
+        record_min_max: false,
+    };
+    is_duration.then(|| Stream::builder().with_aggregation(aggregation).build().ok()).flatten()
 }
 
 fn logs<S>(format: Format) -> Box<dyn Layer<S> + Send + Sync>

@@ -122,7 +122,7 @@ impl Logs {
         self.ask_after = (self.ask_after * 2).min(ASK_AFTER_MAX);
         match self.task.look_up(&self.bus).await {
             Ok(task) if is_terminal(&task) => {
-                self.end = Some(last_sequence(&self.bus, &self.task).await?)
+                self.end = Some(last_sequence(&self.bus, &self.task).await?);
             }
             Ok(_) => {}
             // The output comes without the registry; only its end waits for it.

@@ -41,7 +41,8 @@ impl Field {
     fn names() -> String {
         let texts = TextField::ALL.iter().map(|f| f.as_str());
         let times = TimeField::ALL.iter().map(|f| f.as_str());
-        let all = ["state", "cause", "tag", "priority", "age"].into_iter().chain(texts).chain(times);
+        let all =
+            ["state", "cause", "tag", "priority", "age"].into_iter().chain(texts).chain(times);
         all.collect::<Vec<_>>().join(", ")
     }
 }
@@ -59,7 +60,10 @@ enum Operator {
 pub fn parse(text: &str, now: Timestamp) -> Result<Option<Filter>, ApiError> {
     let refuse = |problem: String| Err(ApiError::invalid_field("filter", problem));
     if text.len() > FILTER_BYTES_MAX {
-        return refuse(format!("must have at most {FILTER_BYTES_MAX} bytes; it has {}", text.len()));
+        return refuse(format!(
+            "must have at most {FILTER_BYTES_MAX} bytes; it has {}",
+            text.len()
+        ));
     }
     if text.contains('\0') {
         return refuse("must not have NUL characters".into());
@@ -195,7 +199,8 @@ impl<'a> Parser<'a> {
         };
         let at = self.at;
         let value = self.value()?;
-        let operator_for = |op| self.test(field, op, value).map_err(|what| self.problem_at(at, what));
+        let operator_for =
+            |op| self.test(field, op, value).map_err(|what| self.problem_at(at, what));
         match operator {
             Operator::NotEqual => {
                 operator_for(Operator::Order(Order::Equal)).map(|test| Filter::Not(Box::new(test)))

@@ -21,7 +21,10 @@ fn filters_are_read_as_people_write_them() {
     check("age > 1h", "created_at < \"2027-01-15T07:00:00.000000Z\"");
     check("created_at > 2026-01-01", "created_at > \"2026-01-01T00:00:00.000000Z\"");
     check("deadline<=2026-01-01T10:00:00+02:00", "deadline <= \"2026-01-01T08:00:00.000000Z\"");
-    check("state=failed AND (tag:a OR NOT title:é)", "state = failed AND (tag = \"a\" OR NOT title:\"é\")");
+    check(
+        "state=failed AND (tag:a OR NOT title:é)",
+        "state = failed AND (tag = \"a\" OR NOT title:\"é\")",
+    );
 }
 
 #[test]
@@ -74,8 +77,11 @@ fn filters() -> impl Strategy<Value = Filter> {
         (text.clone(), "[^\0]{0,12}").prop_map(|(f, t)| Filter::Is(f, t)),
         (text, "[^\0]{0,12}").prop_map(|(f, t)| Filter::Has(f, t)),
         (order.clone(), any::<i64>()).prop_map(|(o, n)| Filter::Priority(o, n)),
-        (time, order, 0..Timestamp::MAX.micros())
-            .prop_map(|(f, o, t)| Filter::Time(f, o, Timestamp::from_micros(t))),
+        (time, order, 0..Timestamp::MAX.micros()).prop_map(|(f, o, t)| Filter::Time(
+            f,
+            o,
+            Timestamp::from_micros(t)
+        )),
     ];
     leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![

@@ -98,9 +98,12 @@ fn report(word: &str, mut object: Object) -> Result<pb::Event, NotAnEvent> {
         }
         read(known)
     }
-    let mut envelope = take(&mut object, "Event");
-    // An event has no JSON field of its kinds' names; metadata is what the reporter says it is.
-    let metadata = envelope.remove("metadata");
+    // Only the envelope's own: to JSON, the names of the kinds and `metadata` are the reporter's.
+    let mut envelope = Object::new();
+    for field in ["tenant", "task_id", "taskId", "at", "actor", "traceparent"] {
+        envelope.extend(object.remove_entry(field));
+    }
+    let metadata = object.remove("metadata");
     let o = &mut object;
     let body = match word {
         "started" => Body::Started(body(o, "Started")?),
@@ -143,8 +146,14 @@ fn mission(word: &str, mut object: Object) -> Result<pb::Event, NotAnEvent> {
             object.remove("event_type");
             object.entry("task_type").or_insert_with(|| "mission".into());
             let mut spec = take(&mut object, "TaskSpec");
-            if !object.is_empty() && !spec.contains_key("metadata") {
-                spec.insert("metadata".into(), Value::Object(object));
+            if !object.is_empty() {
+                let metadata = spec.entry("metadata").or_insert_with(|| json!({}));
+                match metadata {
+                    Value::Object(known) => object.into_iter().for_each(|(key, value)| {
+                        known.entry(key).or_insert(value);
+                    }),
+                    other => *other = json!({ "metadata": other.take(), "fields": object }),
+                }
             }
             submission(spec)
         }

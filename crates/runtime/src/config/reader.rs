@@ -185,6 +185,10 @@ impl Reader {
         let mut errors = self.errors;
         for (key, said) in &self.said {
             let known = text::closest(key, self.read.keys().copied());
+            // Kubernetes makes JETMILL_SERVICE_HOST, a task finds JETMILL_TASK_ID: neither is a slip.
+            if known.is_none() && matches!(said.origin, Origin::Env(_)) && !key.contains('.') {
+                continue;
+            }
             let meant = known
                 .map_or(String::from("`jetmill config show` lists the keys"), |known| {
                     format!("did you mean {known}?")

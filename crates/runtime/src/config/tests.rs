@@ -98,6 +98,17 @@ fn variables_of_others_fill_gaps_and_passwords_are_not_shown() {
 }
 
 #[test]
+fn only_what_looks_like_a_slip_in_the_environment_is_one() {
+    let variables = [("JETMILL_SERVICE_HOST", "10.0.0.1"), ("JETMILL_TASK_ID", "a")];
+    let slips = [("JETMILL_DATADIR", "x"), ("JETMILL_GATEWAY__COLOUR", "x")];
+    let mut reader = Layers::new().env(env(&variables)).env(env(&slips)).reader();
+    reader.string("data_dir", "", "where data lies");
+    let ConfigErrors(errors) = reader.finish().expect_err("two slips");
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("did you mean data_dir?"), "{errors:?}");
+}
+
+#[test]
 fn lists_are_arrays_in_files_and_have_commas_elsewhere() {
     let mut reader =
         toml("queues = ['a:4', 'b:1']").env(env(&[("JETMILL_OTHERS", "x, y,")])).reader();

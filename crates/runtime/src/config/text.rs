@@ -73,18 +73,6 @@ fn mask_url(url: &str) -> String {
     }
 }
 
-/// Whether Kubernetes put the variable there, because a service is called `jetmill…`.
-pub(super) fn is_service_link(name: &str, value: &str) -> bool {
-    name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || ["_TCP", "_UDP", "_TCP_", "_UDP_"].iter().any(|part| {
-            let Some((before, after)) = name.rsplit_once(part) else { return false };
-            before.contains("_PORT_")
-                && (after.is_empty() || ["PROTO", "PORT", "ADDR"].contains(&after))
-        })
-        || (name.ends_with("_PORT") && value.contains("://"))
-}
-
 /// The known key that was probably meant.
 pub(super) fn closest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = known.map(|candidate| (distance(key, candidate), candidate)).min()?;
@@ -146,19 +134,5 @@ mod tests {
         assert_eq!(closest("registry.leger_url", known.into_iter()), Some("registry.ledger_url"));
         assert_eq!(closest("colour", known.into_iter()), None);
         assert_eq!(distance("kitten", "sitting"), 3);
-    }
-
-    #[test]
-    fn variables_of_kubernetes_are_not_ours() {
-        for (name, value) in [
-            ("JETMILL_SERVICE_HOST", "10.0.0.1"),
-            ("JETMILL_GATEWAY_SERVICE_PORT_GRPC", "4280"),
-            ("JETMILL_PORT", "tcp://10.0.0.1:4280"),
-            ("JETMILL_PORT_4280_TCP", "tcp://10.0.0.1:4280"),
-            ("JETMILL_PORT_4280_TCP_ADDR", "10.0.0.1"),
-        ] {
-            assert!(is_service_link(name, value), "{name}");
-        }
-        assert!(!is_service_link("JETMILL_GATEWAY__PORT", "4280"));
     }
 }
