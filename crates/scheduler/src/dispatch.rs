@@ -13,6 +13,7 @@ use common::{
     pb, subject,
 };
 use prost::Message as _;
+use uuid::Uuid;
 
 /// One message for the work queue.
 #[derive(Clone, Debug)]
@@ -30,14 +31,20 @@ impl Outgoing {
         let id = TaskId::parse(&first.task_id).ok()?;
         let subject = match items.len() {
             1 => subject::execution(queue, &tenant, &id, first.attempt),
-            // The first attempt names the group: a leader that repeats it is refused as well.
-            _ => subject::execution_group(queue, &format!("{}-{}", id.token(), first.attempt)),
+            _ => subject::execution_group(queue, &group_name(&items)),
         };
         let traceparent = first.traceparent.clone();
         let request = pb::ExecutionRequest { items };
         let body = if json { serde_json::to_vec(&request).ok()? } else { request.encode_to_vec() };
         Some(Self { subject, body, traceparent })
     }
+}
+
+/// The same attempts have the same name, so that a group that is out already is refused; others
+/// have another one.
+fn group_name(items: &[pb::Execution]) -> String {
+    let members = items.iter().map(|i| format!("{}\0{}\0{}\n", i.tenant, i.task_id, i.attempt));
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, members.collect::<String>().as_bytes()).simple().to_string()
 }
 
 /// What became of a release.
@@ -72,11 +79,13 @@ impl Dispatcher {
         self.read_back().await
     }
 
-    async fn read_back(&self) -> anyhow::Result<Vec<(TaskKey, u32)>> {
+    /// The attempts that lie in the work queue, in flight or not.
+    pub(crate) async fn read_back(&self) -> anyhow::Result<Vec<(TaskKey, u32)>> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
         let mut out = Vec::new();
         let mut next = stream.cached_info().state.first_sequence;
-        while next <= self.expected {
+        let last = stream.cached_info().state.last_sequence;
+        while next <= last {
             match stream.direct_get_next_for_subject("execution.request.>", Some(next)).await {
                 Ok(message) => {
                     next = message.sequence + 1;

@@ -34,6 +34,8 @@ use crate::{
 
 /// Messages of the log that are folded before something is decided again.
 const FOLD_MAX: usize = 500;
+/// Time between two comparisons of the work queue with the backlog.
+const COMPARE_EVERY_MS: u64 = 30_000;
 /// The longest time between two looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -56,6 +58,10 @@ pub(crate) struct Lead {
     /// What a new leader found in the work queue and has yet to tell the planner.
     pending_out: Vec<(TaskKey, u32)>,
     pauses_changed: bool,
+    /// When the work queue is compared with the backlog again, in monotonic milliseconds.
+    compare_at: u64,
+    missing: Option<act::Missing>,
+    ready: bool,
 }
 
 type Heartbeats = BoxStream<'static, Result<kv::Entry, kv::WatcherError>>;
@@ -84,13 +90,15 @@ pub(crate) async fn run(
         folded: commands.folded.clone(),
         pending_out: Vec::new(),
         pauses_changed: false,
+        compare_at: 0,
+        missing: None,
+        ready: false,
         config,
         ctx,
     };
     let mut leadership = lead.lease.watch();
     let mut heartbeats = watch_workers(&lead.ctx).await?;
     let shutdown = lead.ctx.shutdown.clone();
-    lead.ctx.health.ready();
     while !shutdown.is_cancelled() {
         // Every arm is cancel-safe: what is not returned is not taken.
         tokio::select! {
@@ -137,10 +145,7 @@ async fn open(ctx: &Context, from: Option<Cursor>) -> Result<Reader, ReadError> 
                 sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(2));
             }
-            outcome => {
-                ctx.health.ready();
-                return outcome;
-            }
+            outcome => return outcome,
         }
     }
 }
@@ -276,6 +281,7 @@ impl Lead {
             self.pauses_changed = true;
             tracing::info!(open = self.planner.open_tasks(), "leading");
         }
+        self.report_ready();
         if !self.leading {
             if self.leads_at.is_none() && self.lease.is_held() {
                 self.lead_or_follow(Some(0)).await;
@@ -287,11 +293,29 @@ impl Lead {
         }
         self.decide().await;
         self.release().await;
+        if now_ms >= self.compare_at {
+            self.compare_at = now_ms + COMPARE_EVERY_MS;
+            self.compare().await;
+        }
+        self.give_up_missing();
         if std::mem::take(&mut self.pauses_changed) {
             self.apply_pauses().await;
         }
         if self.cursor.sequence >= self.stored_at + self.config.snapshot_every_messages {
             self.save().await;
+        }
+    }
+
+    /// Ready is a scheduler that leads, or that sees another one lead.
+    fn report_ready(&mut self) {
+        let ready = self.leading || self.lease.another_leads();
+        if ready != self.ready {
+            self.ready = ready;
+            if ready {
+                self.ctx.health.ready();
+            } else {
+                self.ctx.health.not_ready("no scheduler leads; a standby takes over within a lease");
+            }
         }
     }
 

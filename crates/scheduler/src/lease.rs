@@ -7,7 +7,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use anyhow::Context as _;
@@ -26,12 +26,13 @@ pub(crate) struct Lease {
     /// Milliseconds from `born` to the last renewal; 0 is never.
     renewed_ms: Arc<AtomicU64>,
     epoch: watch::Sender<Option<u64>>,
+    another_leads: Arc<AtomicBool>,
 }
 
 impl Lease {
     pub(crate) fn new(holder: String) -> Self {
         let (epoch, _) = watch::channel(None);
-        Self { holder, born: Instant::now(), renewed_ms: Arc::default(), epoch }
+        Self { holder, born: Instant::now(), renewed_ms: Arc::default(), epoch, another_leads: Arc::default() }
     }
 
     /// Hears of the leadership's beginning and end.
@@ -44,6 +45,11 @@ impl Lease {
         let renewed = self.renewed_ms.load(Ordering::Acquire);
         let age = self.now_ms().saturating_sub(renewed);
         renewed > 0 && self.epoch.borrow().is_some() && age <= limits::LEASE.as_millis() as u64 / 2
+    }
+
+    /// Whether somebody else was seen to renew the lease.
+    pub(crate) fn another_leads(&self) -> bool {
+        self.another_leads.load(Ordering::Acquire)
     }
 
     fn now_ms(&self) -> u64 {
@@ -131,9 +137,13 @@ async fn step(
     let revision = entry.as_ref().map_or(0, |e| e.revision);
     let free = entry.is_none_or(|e| e.operation != kv::Operation::Put);
     if seen.as_ref().is_none_or(|s| s.revision != revision) {
+        lease.another_leads.store(seen.is_some() && !free, Ordering::Release);
         *seen = Some(Seen { revision, at: Instant::now() });
     }
     let lapsed = seen.as_ref().is_some_and(|s| s.at.elapsed() > limits::LEASE);
+    if free || lapsed {
+        lease.another_leads.store(false, Ordering::Release);
+    }
     if !free && !lapsed {
         return Ok(None);
     }

@@ -81,6 +81,11 @@ impl Workers {
         self.0.values().any(|w| w.running.iter().any(|held| held.key() == Some(key)))
     }
 
+    /// The tasks that workers list.
+    pub fn held_keys(&self) -> HashSet<TaskKey> {
+        self.0.values().flat_map(|w| w.running.iter().filter_map(Held::key)).collect()
+    }
+
     /// Who serves the queue.
     pub fn service(&self, queue: &str) -> Service {
         let serving = self.0.values().filter(|w| !w.draining);

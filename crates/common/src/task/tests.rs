@@ -1,1 +1,316 @@
-//! Tests.
+//! What a submission may say, and what it means when it says nothing.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn spec(value: Value) -> TaskSpec {
+    TaskSpec::parse(read(value)).expect("a valid submission")
+}
+
+fn read(value: Value) -> pb::TaskSpec {
+    serde_json::from_value(value).expect("fields of the right types")
+}
+
+/// The fields at fault, in order.
+fn faults(value: Value) -> Vec<String> {
+    faults_of(read(value))
+}
+
+fn faults_of(spec: pb::TaskSpec) -> Vec<String> {
+    let violations = TaskSpec::parse(spec).expect_err("an invalid submission");
+    assert!(violations.iter().all(|v| !v.problem.is_empty()));
+    violations.into_iter().map(|v| v.field).collect()
+}
+
+/// This, and only this, field is at fault.
+fn check(field: &str, value: Value) {
+    let shown = value.to_string();
+    assert_eq!(faults(value), [field], "{}", &shown[..shown.len().min(200)]);
+}
+
+#[test]
+fn every_name_has_its_rules() {
+    check("task_id", json!({"task_id": "a\nb"}));
+    check("task_id", json!({"task_id": "a".repeat(129)}));
+    check("tenant", json!({"tenant": "a.b"}));
+    check("tenant", json!({"tenant": "_group"}));
+    check("queue", json!({"queue": "a b"}));
+    check("queue", json!({"queue": "a".repeat(65)}));
+    check("idempotency_key", json!({"idempotency_key": "a\0"}));
+    check("retry_of", json!({"retry_of": "\u{7}"}));
+    check("parent_id", json!({"parent_id": "a".repeat(129)}));
+    check("idempotency_key", json!({"idempotency_key": "k", "task_id": "other"}));
+    for notify in ["a..b", "a.*", ">", "a b", "$JS.API.STREAM.DELETE.TASKS", ".a", "a."] {
+        check("notify", json!({"notify": notify}));
+    }
+}
+
+#[test]
+fn every_text_has_its_length() {
+    for (field, max) in [
+        ("title", limits::TITLE_BYTES_MAX),
+        ("description", limits::TEXT_BYTES_MAX),
+        ("task_type", limits::TASK_ID_BYTES_MAX),
+        ("subsystem", limits::TASK_ID_BYTES_MAX),
+        ("created_by", limits::TASK_ID_BYTES_MAX),
+        ("traceparent", limits::TASK_ID_BYTES_MAX),
+    ] {
+        spec(json!({field: "a".repeat(max)}));
+        check(field, json!({field: "a".repeat(max + 1)}));
+        check(field, json!({field: "a\0b"}));
+    }
+    check("tags", json!({"tags": vec!["a"; limits::TAGS_MAX + 1]}));
+    check("tags", json!({"tags": [""]}));
+    check("tags", json!({"tags": ["a".repeat(limits::NAME_BYTES_MAX + 1)]}));
+}
+
+#[test]
+fn every_number_has_its_range() {
+    for priority in [0, 11, -1, i32::MAX] {
+        check("priority", json!({"priority": priority}));
+    }
+    for hours in [0.0, -1.0, 1e9] {
+        check("sla_hours", json!({"sla_hours": hours}));
+    }
+    for (field, bad) in [
+        ("max_attempts", json!(0)),
+        ("max_attempts", json!(1_001)),
+        ("factor", json!(0.5)),
+        ("factor", json!(11)),
+        ("jitter", json!(-0.1)),
+        ("jitter", json!(1.5)),
+        ("non_retryable", json!(vec!["e"; limits::TAGS_MAX + 1])),
+        ("backoff", json!("367d")),
+        ("backoff_max", json!("367d")),
+    ] {
+        check(&format!("retry.{field}"), json!({"retry": {field: bad}}));
+    }
+    let not_a_number = pb::Retry { factor: Some(f64::NAN), ..pb::Retry::default() };
+    let spec = pb::TaskSpec { sla_hours: Some(f64::NAN), retry: Some(not_a_number), ..Default::default() };
+    assert_eq!(faults_of(spec), ["sla_hours", "retry.factor"]);
+}
+
+#[test]
+fn every_time_has_its_range_and_is_said_once() {
+    check("delay", json!({"delay": "367d"}));
+    for field in ["queue", "run", "heartbeat", "total", "dependency"] {
+        check(&format!("timeouts.{field}"), json!({"timeouts": {field: "367d"}}));
+    }
+    for field in ["run_at", "deadline"] {
+        check(field, json!({field: "1969-12-31T23:59:59Z"}));
+        check(field, json!({field: 300_000_000_000_i64}));
+        check(field, json!({field: i64::MAX}));
+    }
+    check("delay", json!({"delay": "1s", "run_at": 1}));
+    check("deadline", json!({"sla_hours": 1, "deadline": 1}));
+    for malformed in [(-1, 0), (0, -1), (0, 1_000_000_000), (i64::MAX, 0)] {
+        let delay = crate::wire::time::Duration { seconds: malformed.0, nanos: malformed.1 };
+        assert_eq!(faults_of(pb::TaskSpec { delay: Some(delay), ..Default::default() }), ["delay"]);
+    }
+}
+
+#[test]
+fn every_executor_has_what_it_needs() {
+    let shell = |shell: Value| json!({"executor": {"shell": shell}});
+    check("executor", json!({"executor": {}}));
+    check("executor.shell", shell(json!({})));
+    check("executor.shell", shell(json!({"argv": ["true"], "script": "true"})));
+    check("executor.shell.argv", shell(json!({"argv": ["", "a"]})));
+    check("executor.shell", shell(json!({"argv": ["a\0b"]})));
+    check("executor.shell", shell(json!({"script": "a", "cwd": "/\0"})));
+    check("executor.shell.env", shell(json!({"script": "a", "env": {"A=B": "c"}})));
+    check("executor.shell.env", shell(json!({"script": "a", "env": {"": "c"}})));
+    check("executor.shell.secrets", shell(json!({"script": "a", "secrets": {"A": "hunter2"}})));
+    for subject in ["", "a.>", "a b", "$SYS.REQ"] {
+        check("executor.nats.subject", json!({"executor": {"nats": {"subject": subject}}}));
+    }
+    for handler in ["", "a b", "é", &"a".repeat(limits::NAME_BYTES_MAX + 1)] {
+        check("executor.worker.handler", json!({"executor": {"worker": {"handler": handler}}}));
+    }
+}
+
+#[test]
+fn every_dependency_is_another_task_and_there_are_not_too_many() {
+    check("depends_on[1].task_id", json!({"depends_on": ["a", ""]}));
+    check("depends_on[0]", json!({"task_id": "a", "depends_on": ["a"]}));
+    check("depends_on", json!({"depends_on": vec!["a"; limits::DEPENDENCIES_MAX + 1]}));
+    let unknown = pb::Dependency { task_id: "a".into(), on: 9 };
+    let spec = pb::TaskSpec { depends_on: vec![unknown], ..Default::default() };
+    assert_eq!(faults_of(spec), ["depends_on[0].on"]);
+}
+
+#[test]
+fn every_value_has_its_size_and_depth() {
+    let input = |text: String| pb::TaskSpec { input: Some(pb::Json { text }), ..Default::default() };
+    let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(TaskSpec::parse(input(nested(limits::JSON_DEPTH_MAX))).is_ok());
+    for bad in [
+        nested(limits::JSON_DEPTH_MAX + 1),
+        nested(100_000),
+        "{".into(),
+        String::new(),
+        "a".into(),
+        format!("{:?}", "a".repeat(limits::INPUT_BYTES_MAX)),
+    ] {
+        assert_eq!(faults_of(input(bad)), ["input"]);
+    }
+    // Brackets in texts are no depth.
+    assert!(TaskSpec::parse(input(format!("{:?}", "[\"\\".repeat(100)))).is_ok());
+    check("metadata", json!({"metadata": [1]}));
+    check("metadata", json!({"metadata": {"a": "b".repeat(limits::METADATA_BYTES_MAX)}}));
+    let argv = vec!["a".repeat(1024); 513];
+    check("task", json!({"executor": {"shell": {"argv": argv}}}));
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let found = faults(json!({
+        "tenant": "a.b",
+        "title": "a".repeat(1_000),
+        "priority": 99,
+        "delay": "1000d",
+        "executor": {"shell": {}},
+        "depends_on": ["", "ok", "\n"],
+        "metadata": "text",
+    }));
+    let expected = [
+        "tenant",
+        "title",
+        "priority",
+        "delay",
+        "executor.shell",
+        "depends_on[0].task_id",
+        "depends_on[2].task_id",
+        "metadata",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_is_not_said_has_a_default() {
+    let spec = spec(json!({}));
+    let body = spec.as_pb();
+    assert_eq!(
+        [&body.tenant, &body.task_type, &body.subsystem, &body.title, &body.created_by],
+        ["default", "unknown", "unknown", "Untitled Task", "system"],
+    );
+    assert_eq!((spec.id(), spec.priority()), (None, PRIORITY));
+    assert!(spec.is_external());
+    let retry = spec.retry();
+    assert_eq!((retry.max_attempts, retry.factor, retry.jitter), (3, 2.0, 0.1));
+    assert_eq!((retry.backoff, retry.backoff_max), (Duration::from_secs(1), Duration::from_secs(300)));
+    assert_eq!(spec.not_before(Timestamp::from_unix(1, 0)), None);
+    assert_eq!(spec.deadline(Timestamp::from_unix(1, 0)), None);
+}
+
+#[test]
+fn each_executor_has_its_queue_and_its_timeout() {
+    let check = |executor: Value, word, queue, run: Option<u64>| {
+        let spec = spec(json!({"executor": executor}));
+        assert_eq!((spec.executor().word(), spec.queue().as_str()), (word, queue));
+        assert_eq!(spec.timeouts().run, run.map(Duration::from_secs), "{word}");
+        assert_eq!(spec.is_external(), word == "external");
+    };
+    check(json!({"shell": {"script": "true"}}), "shell", "default", Some(120));
+    check(json!({"nats": {"subject": "a.b"}}), "nats", "default", Some(30));
+    check(json!({"worker": {"handler": "media.resize"}}), "worker", "handlers", Some(300));
+    check(json!({"external": {}}), "external", "default", None);
+    assert_eq!(spec(json!({"queue": "gpu"})).queue().as_str(), "gpu");
+}
+
+#[test]
+fn a_timeout_of_zero_is_none_and_one_that_is_not_said_is_the_default() {
+    let shell = json!({"shell": {"script": "true"}});
+    let none = json!({"queue": 0, "run": "0s", "heartbeat": 0, "total": 0, "dependency": 0});
+    let timeouts = spec(json!({"executor": shell, "timeouts": none})).timeouts();
+    let (queue, run, heartbeat, total, dependency) = (None, None, None, None, None);
+    assert_eq!(timeouts, Timeouts { queue, run, heartbeat, total, dependency });
+    let timeouts = spec(json!({"executor": shell, "timeouts": {"total": "1h30m"}})).timeouts();
+    assert_eq!(timeouts.run, Some(Duration::from_secs(120)));
+    assert_eq!(timeouts.total, Some(Duration::from_secs(5_400)));
+    assert_eq!(timeouts.dependency, Some(Duration::from_secs(24 * 3_600)));
+}
+
+#[test]
+fn a_start_and_a_due_time_count_from_the_creation_unless_they_are_points_in_time() {
+    let created = Timestamp::from_unix(1_000, 0);
+    let at = |seconds| Some(Timestamp::from_unix(seconds, 0));
+    assert_eq!(spec(json!({"delay": "5m"})).not_before(created), at(1_300));
+    assert_eq!(spec(json!({"run_at": 77})).not_before(created), at(77));
+    assert_eq!(spec(json!({"sla_hours": 1})).deadline(created), at(4_600));
+    assert_eq!(spec(json!({"deadline": "1970-01-01T00:01:00Z"})).deadline(created), at(60));
+}
+
+#[test]
+fn edges_are_read_with_how_they_must_end() {
+    let edges = spec(json!({"depends_on": [
+        "a", {"task_id": "b"}, {"taskId": "c", "on": "failure"}, {"task_id": "d", "on": "ON_END"},
+    ]}))
+    .depends_on();
+    let found = edges.iter().map(|e| (e.id.as_str(), e.on)).collect::<Vec<_>>();
+    assert_eq!(found, [("a", On::Success), ("b", On::Success), ("c", On::Failure), ("d", On::End)]);
+}
+
+#[test]
+fn a_key_stands_for_one_id_in_each_tenant() {
+    let keyed = |tenant: &str| spec(json!({"tenant": tenant, "idempotency_key": "k"}));
+    let id = keyed("").id();
+    assert!(id.is_some());
+    assert_eq!(keyed("default").id(), id);
+    assert_ne!(keyed("acme").id(), id);
+    let again = TaskSpec::parse(keyed("acme").into_pb()).expect("valid once is valid again");
+    assert_eq!(again, keyed("acme"));
+}
+
+#[test]
+fn the_digest_is_of_what_was_asked_for() {
+    let of = |value: Value| spec(value).digest();
+    let plain = of(json!({"task_id": "a", "title": "t"}));
+    for same in [
+        json!({"task_id": "a", "title": "t", "notify": "_INBOX.x"}),
+        json!({"task_id": "a", "title": "t", "traceparent": "00-1-2-01"}),
+        json!({"task_id": "a", "title": "t", "run_at": 5, "deadline": 6}),
+        json!({"taskId": "a", "title": "t", "tenant": "default", "created_by": "system"}),
+    ] {
+        assert_eq!(of(same.clone()), plain, "{same}");
+    }
+    for other in [
+        json!({"task_id": "a", "title": "u"}),
+        json!({"task_id": "a", "title": "t", "input": 1}),
+        json!({"task_id": "a", "title": "t", "delay": "1s"}),
+        json!({"task_id": "a", "title": "t", "priority": 6}),
+    ] {
+        assert_ne!(of(other.clone()), plain, "{other}");
+    }
+}
+
+#[test]
+fn only_what_can_be_a_trace_context_becomes_one() {
+    let traced = |text: &str| spec(json!({})).with_trace(text).into_pb().traceparent;
+    assert_eq!(traced("00-ab-cd-01"), "00-ab-cd-01");
+    assert_eq!(traced(&"a".repeat(1_000)), "");
+    assert_eq!(traced("a\0b"), "");
+    assert_eq!(spec(json!({"traceparent": "own"})).with_trace("00-ab").into_pb().traceparent, "own");
+}
+
+proptest! {
+    #[test]
+    fn what_was_valid_once_is_valid_and_the_same_for_ever(
+        task_id in ".{0,20}",
+        tenant in "[a-z_.]{0,4}",
+        key in "[a-z]{0,2}",
+        priority in prop::option::of(-1..12_i32),
+        delay in prop::option::of(-2..100_i64),
+    ) {
+        let delay = delay.map(|seconds| crate::wire::time::Duration { seconds, nanos: 0 });
+        let idempotency_key = if task_id.is_empty() { key } else { String::new() };
+        let given = pb::TaskSpec { task_id, tenant, idempotency_key, priority, delay, ..Default::default() };
+        if let Ok(spec) = TaskSpec::parse(given) {
+            prop_assert_eq!(TaskSpec::parse(spec.clone().into_pb()).as_ref(), Ok(&spec));
+            spec.queue();
+            prop_assert!((1..=10).contains(&spec.priority()));
+        }
+    }
+}

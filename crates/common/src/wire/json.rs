@@ -148,11 +148,12 @@ fn mission(word: &str, mut object: Object) -> Result<pb::Event, NotAnEvent> {
             let mut spec = take(&mut object, "TaskSpec");
             if !object.is_empty() {
                 let metadata = spec.entry("metadata").or_insert_with(|| json!({}));
-                match metadata {
-                    Value::Object(known) => object.into_iter().for_each(|(key, value)| {
+                if let Value::Object(known) = metadata {
+                    object.into_iter().for_each(|(key, value)| {
                         known.entry(key).or_insert(value);
-                    }),
-                    other => *other = json!({ "metadata": other.take(), "fields": object }),
+                    });
+                } else {
+                    *metadata = json!({ "metadata": metadata.take(), "fields": object });
                 }
             }
             submission(spec)

@@ -1,6 +1,8 @@
 //! What a leader does with the planner's answers: publishes decisions and releases, tells workers
 //! and waiting clients.
 
+use std::collections::HashSet;
+
 use common::{event::Event, pb, subject};
 use runtime::telemetry;
 
@@ -15,6 +17,14 @@ use crate::{
 const RELEASE_MAX: usize = 512;
 /// Decisions that are published together.
 const DECIDE_MAX: usize = 256;
+/// An attempt that is out for this long and was not heard of is looked for.
+const SUSPECT_AFTER_MS: u64 = 60_000;
+
+/// Attempts that were not in the work queue when the log ended there.
+pub(super) struct Missing {
+    attempts: Vec<(Ticket, u32)>,
+    last: u64,
+}
 
 impl Lead {
     /// Tells workers to end attempts; they are told again at each heartbeat that lists one.
@@ -171,6 +181,38 @@ impl Lead {
             });
         }
         Ok(Outgoing::new(&release.queue, items, release.json))
+    }
+
+    /// Finds attempts that went out and are nowhere: not in the work queue, not with a worker, and
+    /// without an end in the log. A worker acks after its report is stored, so a message that is gone
+    /// without one was dropped.
+    pub(super) async fn compare(&mut self) {
+        let suspects = self.planner.suspects(self.now_ms(), SUSPECT_AFTER_MS);
+        if suspects.is_empty() {
+            return;
+        }
+        let compared = async {
+            let out = self.dispatcher.read_back().await?.into_iter().collect::<HashSet<_>>();
+            let last = bus::streams::last_sequence(&self.ctx.bus).await?;
+            anyhow::Ok((out, last))
+        };
+        match compared.await {
+            Ok((out, last)) => {
+                let missing = suspects.into_iter().filter(|(_, key, attempt)| !out.contains(&(*key, *attempt)));
+                let missing = missing.map(|(ticket, _, attempt)| (ticket, attempt)).collect();
+                self.missing = Some(Missing { attempts: missing, last });
+            }
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the work queue does not answer"),
+        }
+    }
+
+    /// Gives up the missing attempts that have no end in what was the log when they were missed.
+    pub(super) fn give_up_missing(&mut self) {
+        if let Some(missing) = self.missing.take_if(|missing| missing.last <= self.cursor.sequence) {
+            for (ticket, attempt) in missing.attempts {
+                self.planner.vanished(ticket, attempt);
+            }
+        }
     }
 
     /// Holds and frees the queues' consumers, so that a pause also stops what is on its way.

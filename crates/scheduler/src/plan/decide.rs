@@ -136,6 +136,29 @@ impl Planner {
         }
     }
 
+    /// Tasks whose attempt went out this long ago and was neither begun nor listed by a worker.
+    pub fn suspects(&self, now_ms: u64, older_ms: u64) -> Vec<(Ticket, TaskKey, u32)> {
+        let listed = self.workers.held_keys();
+        let quiet = |entry: &&super::Entry| {
+            matches!(entry.place, Place::Released(at) if now_ms.saturating_sub(at) > older_ms)
+                && entry.state.phase == Phase::Pending
+                && entry.deciding.is_none()
+                && !listed.contains(&entry.key)
+        };
+        let open = self.open.values().filter_map(|slot| Some((*slot, self.entries.get(*slot as usize)?)));
+        open.filter(|(_, entry)| quiet(entry))
+            .map(|(slot, e)| (Ticket { slot, generation: e.generation }, e.key, e.state.attempt()))
+            .collect()
+    }
+
+    /// The attempt is neither in the work queue nor with a worker, and nobody said how it ended.
+    pub fn vanished(&mut self, ticket: Ticket, attempt: u32) {
+        let lost = |e: &super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
+        if self.entry(ticket).is_some_and(|e| lost(e) && matches!(e.place, Place::Released(_))) {
+            self.decide(ticket, Decision::Lost);
+        }
+    }
+
     fn is_held(&self, key: TaskKey) -> bool {
         self.workers.holds_key(key)
     }
