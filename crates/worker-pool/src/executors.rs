@@ -1,0 +1,44 @@
+//! The executors that every worker of the pool has.
+
+use bus::Bus;
+use common::task::Executor as How;
+use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, Executor};
+use runtime::telemetry;
+use tracing::Instrument as _;
+
+use crate::{nats, shell::Shell};
+
+/// Runs what the pool can run: `shell` and `nats`.
+pub(crate) struct Executors {
+    pub(crate) bus: Bus,
+    pub(crate) shell: Shell,
+}
+
+impl Executor for Executors {
+    async fn run(&self, attempt: AttemptContext) -> AttemptResult {
+        let execution = attempt.execution();
+        let (key, id) = (execution.key(), execution.id.as_str());
+        let span = telemetry::task_span("run", "worker-pool", key, id, &execution.traceparent);
+        let within = telemetry::traceparent_of(&span);
+        let traceparent = if within.is_empty() { execution.traceparent.clone() } else { within };
+        async {
+            match attempt.execution().spec.executor() {
+                How::Shell(shell) => self.shell.run(&attempt, shell, &traceparent).await,
+                How::Nats(nats) => nats::run(&self.bus, &attempt, nats, &traceparent).await,
+                How::Worker(worker) => AttemptResult::failure(AttemptError::retryable(
+                    "no_handler",
+                    format!(
+                        "the worker pool has no handlers such as {:?}: name a queue that is served through the SDK",
+                        worker.handler,
+                    ),
+                )),
+                How::External => AttemptResult::failure(AttemptError::permanent(
+                    "not_dispatchable",
+                    "another system runs and reports this task",
+                )),
+            }
+        }
+        .instrument(span)
+        .await
+    }
+}

@@ -1,0 +1,97 @@
+//! **Pure.** The end of a process's output, for its result.
+
+use common::{limits, pb};
+use serde_json::{Value, json};
+
+/// Keeps the last bytes of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+impl Tail {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        let max = limits::RESULT_OUTPUT_BYTES_MAX;
+        if self.bytes.len() > 2 * max {
+            self.shorten(max);
+        }
+    }
+
+    fn shorten(&mut self, max: usize) {
+        if self.bytes.len() > max {
+            self.cut = true;
+            self.bytes.drain(..self.bytes.len() - max);
+        }
+    }
+
+    fn text(&self) -> String {
+        // A cut may fall into a character: its remains at the beginning are no text.
+        let broken = self.bytes.iter().take_while(|b| self.cut && (**b & 0xc0) == 0x80).count();
+        String::from_utf8_lossy(self.bytes.get(broken..).unwrap_or_default()).into_owned()
+    }
+}
+
+/// The result of a process: `{"exit":0,"stdout":"…","stderr":"…","truncated":false}`.
+pub(super) fn result(
+    exit: Option<i32>,
+    signal: Option<i32>,
+    out: &mut Tail,
+    err: &mut Tail,
+) -> pb::Json {
+    let mut max = limits::RESULT_OUTPUT_BYTES_MAX;
+    loop {
+        out.shorten(max);
+        err.shorten(max);
+        let mut value = json!({
+            "exit": exit, "stdout": out.text(), "stderr": err.text(), "truncated": out.cut || err.cut,
+        });
+        if let (Some(signal), Value::Object(fields)) = (signal, &mut value) {
+            fields.insert("signal".into(), signal.into());
+        }
+        let json = pb::Json::from_value(&value);
+        // Bytes that are no text take more room in JSON than they had.
+        if json.text.len() <= limits::RESULT_BYTES_MAX || max == 0 {
+            return json;
+        }
+        max /= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_has_the_end_of_the_output_and_says_when_that_is_not_all() {
+        let (mut out, mut err) = (Tail::default(), Tail::default());
+        out.push(b"{\"a\":1}\n");
+        let value = result(Some(0), None, &mut out, &mut err).to_value();
+        assert_eq!(
+            value,
+            json!({"exit": 0, "stdout": "{\"a\":1}\n", "stderr": "", "truncated": false})
+        );
+        for _ in 0..limits::RESULT_OUTPUT_BYTES_MAX {
+            err.push("ä".as_bytes());
+        }
+        err.push(b"\xff end");
+        let value = result(None, Some(9), &mut out, &mut err).to_value();
+        assert_eq!(value["truncated"], true);
+        assert_eq!(value["signal"], 9);
+        let text = value["stderr"].as_str().expect("text");
+        assert!(text.starts_with('ä') && text.ends_with("\u{fffd} end"), "whole characters");
+        assert!(text.len() <= limits::RESULT_OUTPUT_BYTES_MAX + 3);
+    }
+
+    #[test]
+    fn output_that_is_no_text_still_fits_an_event() {
+        let mut out = Tail::default();
+        out.push(&vec![0xff; limits::RESULT_OUTPUT_BYTES_MAX]);
+        let mut err = Tail::default();
+        err.push(&vec![1; limits::RESULT_OUTPUT_BYTES_MAX]);
+        let json = result(Some(0), None, &mut out, &mut err);
+        assert!(json.text.len() <= limits::RESULT_BYTES_MAX);
+        assert_eq!(json.to_value()["truncated"], true);
+    }
+}
