@@ -308,7 +308,7 @@ proptest! {
         let idempotency_key = if task_id.is_empty() { key } else { String::new() };
         let given = pb::TaskSpec { task_id, tenant, idempotency_key, priority, delay, ..Default::default() };
         if let Ok(spec) = TaskSpec::parse(given) {
-            prop_assert_eq!(TaskSpec::parse(spec.clone().into_pb()).as_ref(), Ok(&spec));
+            prop_assert_eq!(TaskSpec::parse(spec.clone().into_pb()), Ok(spec.clone()));
             spec.queue();
             prop_assert!((1..=10).contains(&spec.priority()));
         }

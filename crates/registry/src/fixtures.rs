@@ -1,0 +1,71 @@
+//! Messages of the log for tests.
+
+use bus::Message;
+use bytes::Bytes;
+use common::{
+    event::{Event, Kind, TaskEvent},
+    id::{TaskId, Tenant},
+    pb::{self, executor},
+    subject,
+    task::TaskSpec,
+    time::Timestamp,
+    wire,
+};
+use uuid::Uuid;
+
+pub(crate) const LOG: Uuid = Uuid::from_u128(7);
+
+/// A message of one event; the log's clock shows a second for each sequence.
+#[expect(clippy::needless_pass_by_value, reason = "tests make the event in the call")]
+pub(crate) fn message(sequence: u64, event: TaskEvent) -> Message {
+    let payload = wire::encode(&Event::Task(event.clone()));
+    read(sequence, &subject::event(event.kind.word()), payload)
+}
+
+/// A message as the reader decodes it.
+pub(crate) fn read(sequence: u64, subject: &str, payload: Vec<u8>) -> Message {
+    let items = wire::decode(wire::Received {
+        subject,
+        content_type: None,
+        traceparent: None,
+        payload: &payload,
+        stream: LOG,
+        sequence,
+    });
+    let at = Timestamp::from_unix(1_800_000_000 + sequence as i64, 0);
+    Message {
+        sequence,
+        at,
+        subject: subject.into(),
+        payload: Bytes::from(payload),
+        content_type: None,
+        items,
+    }
+}
+
+pub(crate) fn event(id: &str, kind: Kind) -> TaskEvent {
+    TaskEvent::new(Tenant::default(), TaskId::parse(id).expect("an id"), "test", kind)
+}
+
+pub(crate) fn created(spec: pb::TaskSpec) -> TaskEvent {
+    let id = spec.task_id.clone();
+    event(&id, Kind::Created(Box::new(TaskSpec::parse(spec).expect("a valid task"))))
+}
+
+pub(crate) fn shell(id: &str) -> pb::TaskSpec {
+    let shell = pb::Shell { argv: vec!["true".into()], ..pb::Shell::default() };
+    pb::TaskSpec {
+        task_id: id.into(),
+        executor: Some(pb::Executor { kind: Some(executor::Kind::Shell(shell)) }),
+        ..pb::TaskSpec::default()
+    }
+}
+
+pub(crate) fn external(id: &str) -> pb::TaskSpec {
+    pb::TaskSpec { task_id: id.into(), ..pb::TaskSpec::default() }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the fields are optional")]
+pub(crate) fn json(text: &str) -> Option<pb::Json> {
+    Some(pb::Json { text: text.into() })
+}

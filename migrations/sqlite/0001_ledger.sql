@@ -1,0 +1,68 @@
+-- The ledger: what work there is, and what became of it. One fold of the log writes it.
+-- A place is (sequence in the log << 20) + index in the message. Times are microseconds since 1970.
+
+CREATE TABLE tasks (
+    place INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    state TEXT NOT NULL
+        CHECK (state IN ('pending', 'running', 'completed', 'failed', 'cancelled', 'skipped')),
+    cause TEXT NOT NULL
+        CHECK (cause IN ('', 'error', 'timeout', 'lost', 'rejected', 'dependency', 'expired')),
+    awaits_verdict BOOLEAN NOT NULL,
+    attempts INTEGER NOT NULL,
+    tries INTEGER NOT NULL,
+    losses INTEGER NOT NULL,
+    stub BOOLEAN NOT NULL,
+    cancel_requested BOOLEAN NOT NULL,
+    task_type TEXT NOT NULL,
+    subsystem TEXT NOT NULL,
+    title TEXT NOT NULL,
+    created_by TEXT NOT NULL,
+    priority INTEGER NOT NULL CHECK (priority BETWEEN 1 AND 10),
+    queue TEXT NOT NULL,
+    executor TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    parent_id TEXT NOT NULL,
+    retry_of TEXT NOT NULL,
+    -- A JSON array.
+    tags TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    started_at INTEGER,
+    finished_at INTEGER,
+    deadline INTEGER,
+    duration INTEGER,
+    verification TEXT NOT NULL
+        CHECK (verification IN ('pending', 'passed', 'failed', 'skipped')),
+    -- jetmill.v1.TaskSpec: what was submitted.
+    spec BLOB NOT NULL,
+    -- jetmill.v1.Task with what was reported: result, error, usage, metadata, progress.
+    report BLOB NOT NULL,
+    CHECK ((state = 'failed') = (cause <> '')),
+    CHECK ((state IN ('pending', 'running')) = (finished_at IS NULL))
+);
+
+CREATE UNIQUE INDEX tasks_key ON tasks (tenant, task_id, place);
+CREATE INDEX tasks_state ON tasks (state, place);
+CREATE INDEX tasks_subsystem ON tasks (subsystem, place);
+
+CREATE TABLE events (
+    -- The place of the task; 0 for what is about none.
+    task INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    -- Why it changed nothing; empty when it took effect.
+    ignored TEXT NOT NULL,
+    -- jetmill.v1.Event.
+    event BLOB NOT NULL,
+    PRIMARY KEY (task, place)
+) WITHOUT ROWID;
+
+-- How far the fold has come, in the same transaction as what it made: one row.
+CREATE TABLE log_cursor (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    stream TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    clock INTEGER NOT NULL
+);
