@@ -256,13 +256,15 @@ fn created(
     about.event(Kind::Created(Box::new(spec)))
 }
 
-/// A completion that says it was none.
+/// A completion that says it was none; older reporters put the error into its metadata.
 fn unsuccessful(body: pb::Completed) -> pb::Failed {
+    let metadata = body.result_metadata.as_ref().map(pb::Json::to_value).unwrap_or_default();
+    let error_message = metadata.get("error").and_then(serde_json::Value::as_str).unwrap_or_default();
     pb::Failed {
         attempt: body.attempt,
         cause: pb::Cause::Error as i32,
         error: None,
-        error_message: String::new(),
+        error_message: error_message.to_owned(),
         result: body.result,
         resource_usage: body.resource_usage,
         result_metadata: body.result_metadata,

@@ -52,7 +52,8 @@ impl Check {
         self.name("parent_id", &spec.parent_id, TaskId::parse);
         if !spec.idempotency_key.is_empty() && !spec.task_id.is_empty() {
             let tenant = Tenant::parse_or_default(&spec.tenant).unwrap_or_default();
-            if TaskId::from_idempotency_key(&tenant, &spec.idempotency_key).as_str() != spec.task_id {
+            if TaskId::from_idempotency_key(&tenant, &spec.idempotency_key).as_str() != spec.task_id
+            {
                 self.wrong("idempotency_key", "stands for an id; give either it or task_id");
             }
         }
@@ -65,10 +66,16 @@ impl Check {
         let fits = subject.len() <= 256
             && !subject.starts_with('$')
             && subject.split('.').all(|token| {
-                !token.is_empty() && token.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '*' && c != '>')
+                !token.is_empty()
+                    && token
+                        .chars()
+                        .all(|c| !c.is_whitespace() && !c.is_control() && c != '*' && c != '>')
             });
         if !fits {
-            self.wrong(field, "must be a NATS subject without wildcards, at most 256 bytes, outside of `$`");
+            self.wrong(
+                field,
+                "must be a NATS subject without wildcards, at most 256 bytes, outside of `$`",
+            );
         }
     }
 
@@ -91,7 +98,11 @@ impl Check {
         if spec.tags.len() > limits::TAGS_MAX {
             self.wrong("tags", format!("must be at most {}", limits::TAGS_MAX));
         }
-        if spec.tags.iter().any(|t| t.is_empty() || t.len() > limits::NAME_BYTES_MAX || t.contains('\0')) {
+        if spec
+            .tags
+            .iter()
+            .any(|t| t.is_empty() || t.len() > limits::NAME_BYTES_MAX || t.contains('\0'))
+        {
             self.wrong("tags", format!("must each have 1 to {} bytes", limits::NAME_BYTES_MAX));
         }
     }
@@ -155,7 +166,9 @@ impl Check {
             None | Some(Some(executor::Kind::External(_))) => {}
             Some(None) => self.wrong("executor", "must be one of shell, nats, worker, external"),
             Some(Some(executor::Kind::Shell(shell))) => self.shell(shell),
-            Some(Some(executor::Kind::Nats(nats))) => self.subject("executor.nats.subject", &nats.subject),
+            Some(Some(executor::Kind::Nats(nats))) => {
+                self.subject("executor.nats.subject", &nats.subject);
+            }
             Some(Some(executor::Kind::Worker(worker))) => {
                 let max = limits::NAME_BYTES_MAX;
                 if worker.handler.len() > max || !is_token(&worker.handler.replace('.', "_")) {
@@ -177,11 +190,19 @@ impl Check {
         if texts.into_iter().any(|t| t.contains('\0')) {
             self.wrong("executor.shell", "must not have NUL characters");
         }
-        if shell.env.keys().chain(shell.secrets.keys()).any(|k| k.is_empty() || k.contains(['=', '\0'])) {
+        if shell
+            .env
+            .keys()
+            .chain(shell.secrets.keys())
+            .any(|k| k.is_empty() || k.contains(['=', '\0']))
+        {
             self.wrong("executor.shell.env", "must have names without `=`");
         }
         if shell.secrets.values().any(|v| !v.starts_with("env:") && !v.starts_with("file:")) {
-            self.wrong("executor.shell.secrets", "must be references such as \"env:TOKEN\" or \"file:token\"");
+            self.wrong(
+                "executor.shell.secrets",
+                "must be references such as \"env:TOKEN\" or \"file:token\"",
+            );
         }
     }
 
@@ -206,14 +227,20 @@ impl Check {
         self.json("metadata", spec.metadata.as_ref(), limits::METADATA_BYTES_MAX, true);
         let len = spec.encoded_len();
         if len > limits::SPEC_BYTES_MAX {
-            self.wrong("task", format!("must have at most {} bytes encoded; it has {len}", limits::SPEC_BYTES_MAX));
+            self.wrong(
+                "task",
+                format!("must have at most {} bytes encoded; it has {len}", limits::SPEC_BYTES_MAX),
+            );
         }
     }
 
     fn json(&mut self, field: &str, json: Option<&pb::Json>, max: usize, object: bool) {
         let Some(pb::Json { text }) = json else { return };
         if text.len() > max {
-            self.wrong(field, format!("must have at most {max} bytes of JSON; it has {}", text.len()));
+            self.wrong(
+                field,
+                format!("must have at most {max} bytes of JSON; it has {}", text.len()),
+            );
         } else if object && !text.trim_start().starts_with('{') {
             self.wrong(field, "must be a JSON object");
         } else if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {

@@ -88,7 +88,8 @@ fn every_number_has_its_range() {
         check(&format!("retry.{field}"), json!({"retry": {field: bad}}));
     }
     let not_a_number = pb::Retry { factor: Some(f64::NAN), ..pb::Retry::default() };
-    let spec = pb::TaskSpec { sla_hours: Some(f64::NAN), retry: Some(not_a_number), ..Default::default() };
+    let spec =
+        pb::TaskSpec { sla_hours: Some(f64::NAN), retry: Some(not_a_number), ..Default::default() };
     assert_eq!(faults_of(spec), ["sla_hours", "retry.factor"]);
 }
 
@@ -143,7 +144,8 @@ fn every_dependency_is_another_task_and_there_are_not_too_many() {
 
 #[test]
 fn every_value_has_its_size_and_depth() {
-    let input = |text: String| pb::TaskSpec { input: Some(pb::Json { text }), ..Default::default() };
+    let input =
+        |text: String| pb::TaskSpec { input: Some(pb::Json { text }), ..Default::default() };
     let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert!(TaskSpec::parse(input(nested(limits::JSON_DEPTH_MAX))).is_ok());
     for bad in [
@@ -200,7 +202,10 @@ fn what_is_not_said_has_a_default() {
     assert!(spec.is_external());
     let retry = spec.retry();
     assert_eq!((retry.max_attempts, retry.factor, retry.jitter), (3, 2.0, 0.1));
-    assert_eq!((retry.backoff, retry.backoff_max), (Duration::from_secs(1), Duration::from_secs(300)));
+    assert_eq!(
+        (retry.backoff, retry.backoff_max),
+        (Duration::from_secs(1), Duration::from_secs(300))
+    );
     assert_eq!(spec.not_before(Timestamp::from_unix(1, 0)), None);
     assert_eq!(spec.deadline(Timestamp::from_unix(1, 0)), None);
 }
@@ -292,7 +297,10 @@ fn only_what_can_be_a_trace_context_becomes_one() {
     assert_eq!(traced("00-ab-cd-01"), "00-ab-cd-01");
     assert_eq!(traced(&"a".repeat(1_000)), "");
     assert_eq!(traced("a\0b"), "");
-    assert_eq!(spec(json!({"traceparent": "own"})).with_trace("00-ab").into_pb().traceparent, "own");
+    assert_eq!(
+        spec(json!({"traceparent": "own"})).with_trace("00-ab").into_pb().traceparent,
+        "own"
+    );
 }
 
 proptest! {

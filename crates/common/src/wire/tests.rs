@@ -13,7 +13,14 @@ const SPEC: &str = r#"{"task_id": "a", "tenant": "acme", "title": "t", "tracepar
     "input": {"x": [1, null]}, "tags": ["x"], "delay": "250ms", "retry": {"max_attempts": 5}}"#;
 
 fn received<'a>(subject: &'a str, payload: &'a [u8]) -> Received<'a> {
-    Received { subject, content_type: None, traceparent: None, payload, stream: STREAM, sequence: 42 }
+    Received {
+        subject,
+        content_type: None,
+        traceparent: None,
+        payload,
+        stream: STREAM,
+        sequence: 42,
+    }
 }
 
 fn one(message: Received<'_>) -> Result<Event, NotAnEvent> {
@@ -42,8 +49,8 @@ fn metadata(event: &TaskEvent) -> Value {
     serde_json::from_str(&event.metadata).unwrap_or_default()
 }
 
-fn usage() -> Option<pb::ResourceUsage> {
-    Some(pb::ResourceUsage { cpu_seconds: Some(2.5), disk_read_mb: Some(0.0), ..Default::default() })
+fn usage() -> pb::ResourceUsage {
+    pb::ResourceUsage { cpu_seconds: Some(2.5), disk_read_mb: Some(0.0), ..Default::default() }
 }
 
 /// One body of every kind, with something in every field that matters.
@@ -64,13 +71,13 @@ fn bodies() -> Vec<Body> {
             counters: text("{\"n\":1}"),
         }),
         Body::Updated(pb::Updated { status: "active".into(), metadata: text("{}") }),
-        Body::Snapshot(pb::Snapshot { attempt, resource_usage: usage() }),
+        Body::Snapshot(pb::Snapshot { attempt, resource_usage: Some(usage()) }),
         Body::Completed(pb::Completed {
             attempt,
             success: Some(true),
             result: text("[1]"),
             verification_passed: Some(false),
-            resource_usage: usage(),
+            resource_usage: Some(usage()),
             ml_metrics: text("{\"epochs_completed\":3}"),
             result_metadata: text("{}"),
             duration,
@@ -83,7 +90,7 @@ fn bodies() -> Vec<Body> {
             error: error.clone(),
             error_message: "older".into(),
             result: text("1"),
-            resource_usage: usage(),
+            resource_usage: Some(usage()),
             result_metadata: text("{}"),
             duration,
             started_at,
@@ -94,7 +101,7 @@ fn bodies() -> Vec<Body> {
             cause: pb::Cause::Error as i32,
             error,
             delay: duration,
-            resource_usage: usage(),
+            resource_usage: Some(usage()),
             duration,
             started_at,
             worker: worker.clone(),
@@ -106,7 +113,7 @@ fn bodies() -> Vec<Body> {
             attempt,
             reason: reason.clone(),
             result: text("\"partial\""),
-            resource_usage: usage(),
+            resource_usage: Some(usage()),
             duration,
             started_at,
             worker,
@@ -137,9 +144,10 @@ fn message(body: Body) -> pb::Event {
 }
 
 fn subject_of(body: &Body) -> String {
-    match body {
-        Body::Paused(_) | Body::Resumed(_) => subject::policy(body_word(body)),
-        _ => subject::event(body_word(body)),
+    if matches!(body, Body::Paused(_) | Body::Resumed(_)) {
+        subject::policy(body_word(body))
+    } else {
+        subject::event(body_word(body))
     }
 }
 
@@ -194,7 +202,15 @@ fn one_bad_item_of_a_bundle_spoils_no_other() {
     };
     let newer = pb::Event { fold: FOLD_VERSION + 1, ..Default::default() }.encode_to_vec();
     let informational = pb::Event { actor: "newer".into(), ..Default::default() }.encode_to_vec();
-    let events = vec![good("a"), b"\xff\xff".to_vec(), good("\n"), newer, informational, Vec::new(), good("b")];
+    let events = vec![
+        good("a"),
+        b"\xff\xff".to_vec(),
+        good("\n"),
+        newer,
+        informational,
+        Vec::new(),
+        good("b"),
+    ];
     let payload = bundle(events);
     let items = decode(received(subject::BUNDLE, &payload));
     let shapes = items.iter().map(|item| match item {
@@ -204,7 +220,8 @@ fn one_bad_item_of_a_bundle_spoils_no_other() {
         Err(NotAnEvent::UnknownInformational) => "informational",
         Err(NotAnEvent::NewerFold(_)) => "newer",
     });
-    let expected = ["a", "undecodable", "undecodable", "newer", "informational", "undecodable", "b"];
+    let expected =
+        ["a", "undecodable", "undecodable", "newer", "informational", "undecodable", "b"];
     assert_eq!(shapes.collect::<Vec<_>>(), expected);
     let bundled = received(subject::BUNDLE, &payload);
     assert_eq!(item(bundled, 1).as_deref(), Some(b"\xff\xff".as_slice()));
@@ -238,8 +255,15 @@ fn an_event_stands_on_the_subject_of_its_kind() {
 
 #[test]
 fn bytes_that_are_no_event_are_refused_on_every_subject() {
-    let deep = format!(r#"{{"task_id": "a", "metadata": {}{}}}"#, "[".repeat(9_999), "]".repeat(9_999));
-    for subject in ["task.created", "task.created.default.a", "task.completed", "policy.paused", "mission.resolved"] {
+    let deep =
+        format!(r#"{{"task_id": "a", "metadata": {}{}}}"#, "[".repeat(9_999), "]".repeat(9_999));
+    for subject in [
+        "task.created",
+        "task.created.default.a",
+        "task.completed",
+        "policy.paused",
+        "mission.resolved",
+    ] {
         for bad in [
             b"".as_slice(),
             b"{",
@@ -265,13 +289,16 @@ fn bytes_that_are_no_event_are_refused_on_every_subject() {
         }
     }
     let header = Some("application/protobuf");
-    let message = Received { content_type: header, ..received("task.started", b"{\"task_id\": \"a\"}") };
+    let message =
+        Received { content_type: header, ..received("task.started", b"{\"task_id\": \"a\"}") };
     assert!(matches!(one(message), Err(NotAnEvent::Undecodable(_))), "the header decides");
 }
 
 #[test]
 fn a_report_needs_an_id_and_a_priority_in_range() {
-    for bad in [json!({}), json!({"task_id": ""}), json!({"task_id": "a\nb"}), json!({"task_id": 7})] {
+    for bad in
+        [json!({}), json!({"task_id": ""}), json!({"task_id": "a\nb"}), json!({"task_id": 7})]
+    {
         refused("task.started", bad.to_string().as_bytes());
     }
     refused("task.started", json!({"task_id": "a", "tenant": "a.b"}).to_string().as_bytes());

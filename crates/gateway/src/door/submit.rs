@@ -1,7 +1,10 @@
 //! Submissions: larger than one NATS message, and with the trace of the request.
 
 use bus::{Bus, endpoint};
-use common::{error::ApiError, limits, pb};
+use common::{
+    error::{ApiError, ErrorCode},
+    limits, pb,
+};
 use prost::Message as _;
 use runtime::telemetry;
 use tracing::{Instrument as _, Span};
@@ -46,6 +49,7 @@ fn trace(tasks: &mut [pb::TaskSpec], traceparent: &str) -> Span {
 }
 
 async fn submit_all(bus: &Bus, tasks: Vec<pb::TaskSpec>) -> Result<pb::SubmitResponse, ApiError> {
+    let is_single = tasks.len() <= 1;
     let mut submissions = Vec::with_capacity(tasks.len());
     for part in split(tasks) {
         let (part, count) = (pb::SubmitRequest { tasks: part }, submissions.len());
@@ -59,12 +63,19 @@ async fn submit_all(bus: &Bus, tasks: Vec<pb::TaskSpec>) -> Result<pb::SubmitRes
         match answer {
             Ok(answer) => submissions.extend(answer.submissions),
             // Nothing was accepted yet, so the request as a whole has failed.
-            Err(error) if submissions.is_empty() => return Err(error),
-            // What came before stands, so each of these says for itself that it does not.
+            Err(error) if submissions.is_empty() && (is_single || !is_refusal(&error)) => {
+                return Err(error);
+            }
+            // Others stand, so each of these says for itself that it does not.
             Err(error) => submissions.resize(expected, refused(error)),
         }
     }
     Ok(pb::SubmitResponse { submissions })
+}
+
+/// Whether the error is about a task, and not about what stands behind the door.
+fn is_refusal(error: &ApiError) -> bool {
+    matches!(error.code, ErrorCode::InvalidArgument | ErrorCode::Conflict)
 }
 
 fn refused(error: ApiError) -> pb::Submission {

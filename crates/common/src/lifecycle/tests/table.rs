@@ -143,6 +143,11 @@ fn cell(before: Option<State>, event: &Kind) -> String {
     if parts.is_empty() { "same".into() } else { parts.join(", ") }
 }
 
+fn line(text: &mut String, line: &str) {
+    text.push_str(line);
+    text.push('\n');
+}
+
 /// One line for the events of a kind that do the same in every state.
 fn table() -> String {
     let states = states();
@@ -156,9 +161,9 @@ fn table() -> String {
     }
     let names = states.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     let mut text = format!("| event | which | {} |\n", names.join(" | "));
-    text += &format!("|---|---|{}\n", "---|".repeat(names.len()));
+    line(&mut text, &format!("|---|---|{}", "---|".repeat(names.len())));
     for (word, whiches, cells) in lines {
-        text += &format!("| `{word}` | {} | {} |\n", joined(&whiches), cells.join(" | "));
+        line(&mut text, &format!("| `{word}` | {} | {} |", joined(&whiches), cells.join(" | ")));
     }
     text
 }
@@ -200,10 +205,10 @@ fn diagram() -> String {
     }
     let mut text = String::from("```mermaid\nstateDiagram-v2\n");
     for ((_, from, to), words) in edges {
-        text += &format!("    {from} --> {to}: {}\n", words.join(", "));
+        line(&mut text, &format!("    {from} --> {to}: {}", words.join(", ")));
     }
     for end in ["completed", "failed", "cancelled", "skipped"] {
-        text += &format!("    {end} --> [*]\n");
+        line(&mut text, &format!("    {end} --> [*]"));
     }
     text + "```\n"
 }
@@ -222,7 +227,7 @@ fn words() -> String {
             | Phase::Cancelled
             | Phase::Skipped => String::new(),
         };
-        text += &format!("| `{status}` | {}{cause} |\n", phase_word(phase));
+        line(&mut text, &format!("| `{status}` | {}{cause} |", phase_word(phase)));
     }
     text + "| any other | stays as it is; the word is in the history |\n"
 }
@@ -247,7 +252,10 @@ fn the_page_about_the_lifecycle_shows_this_fold() {
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, new).expect("docs/lifecycle.md is written");
     } else {
-        assert!(old == new, "docs/lifecycle.md is not what the fold does; run the tests with UPDATE=1");
+        assert!(
+            old == new,
+            "docs/lifecycle.md is not what the fold does; run the tests with UPDATE=1"
+        );
     }
 }
 

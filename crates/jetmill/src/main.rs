@@ -1,0 +1,55 @@
+//! The one executable: every service, `jetmill dev`, and the command line.
+
+mod bench;
+mod change;
+mod cli;
+mod completions;
+mod config;
+mod connect;
+mod dead;
+mod demo;
+mod dev;
+#[cfg(test)]
+mod docs;
+mod doctor;
+mod exit;
+mod list;
+mod live;
+mod output;
+mod platform;
+mod progress;
+mod queue;
+mod serve;
+mod services;
+mod settings;
+mod show;
+mod stats;
+mod submit;
+mod table;
+mod task;
+mod wait;
+mod worker;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // The parent of every single command: it must start fast, so it comes before all else.
+    if std::env::args_os().nth(1).is_some_and(|word| word == "attend") {
+        return worker_pool::attend::main();
+    }
+    let cli = cli::Cli::parse();
+    let json = cli.global.json;
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            // Everything is started from this thread: children are bound to the life of it.
+            let ended = runtime.block_on(Box::pin(cli::run(cli)));
+            runtime.shutdown_timeout(Duration::from_millis(200));
+            ended
+        });
+    ended.unwrap_or_else(|error| exit::report(&error, json)).into()
+}

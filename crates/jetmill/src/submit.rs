@@ -1,0 +1,114 @@
+//! `jetmill submit`: one task from the command line, or many from a file.
+
+mod cycle;
+mod file;
+mod many;
+mod spec;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use common::{error::ApiError, pb, task::TaskSpec};
+
+use crate::{
+    connect::{Session, read_text},
+    exit::{Exit, bad_input},
+    output, show, task,
+    wait::Waiter,
+};
+
+/// What to submit.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true)
+    .args(["command", "script", "handler", "nats_subject", "external", "file"]))]
+#[command(after_help = "Examples:
+  jetmill submit --wait -- echo hello
+  jetmill submit --script 'date; uptime' --title health --priority 8
+  jetmill submit --handler resize --input '{\"path\": \"a.png\"}'
+  jetmill submit -f tasks.jsonl --wait        # one task a line, in JSON")]
+pub(crate) struct Args {
+    /// The command and its arguments; no shell reads them
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// Tasks in JSON, one a line; `-` is standard input
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    task: spec::TaskArgs,
+    /// Wait for the end; the exit code says whether all completed
+    #[arg(long)]
+    wait: bool,
+    /// Wait at most this long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "wait")]
+    wait_timeout: Option<Duration>,
+}
+
+/// Reads a duration as people write it.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    common::time::parse_duration(text).ok_or("write it as 250ms, 30s, 5m or 1h30m".into())
+}
+
+/// Submits.
+pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
+    let waiting = async {
+        match &args.file {
+            Some(path) => {
+                args.task.refuse_with_file()?;
+                let text = read_text(path).await?;
+                Box::pin(many::run(session, &text, args.wait)).await
+            }
+            None => one(session, &args).await,
+        }
+    };
+    let Some(longest) = args.wait_timeout else { return waiting.await };
+    tokio::time::timeout(longest, waiting).await.unwrap_or_else(|_| {
+        let why = format!("it did not end within {}", crate::table::duration(longest));
+        let told = ApiError::new(common::error::ErrorCode::Unavailable, why);
+        Err(told.hint("it goes on: see `jetmill ls --state pending,running`").into())
+    })
+}
+
+async fn one(session: &Session, args: &Args) -> anyhow::Result<Exit> {
+    let stdin = match &args.task.stdin {
+        Some(path) => {
+            let bytes = read_text(path).await?;
+            let text =
+                String::from_utf8(bytes).map_err(|_| bad_input("--stdin must be UTF-8 text"))?;
+            Some(text)
+        }
+        None => None,
+    };
+    let mut spec = spec::build(&args.task, &args.command, stdin)?;
+    if spec.tenant.is_empty() {
+        spec.tenant = session.tenant.to_string();
+    }
+    if spec.created_by.is_empty() {
+        spec.created_by = Session::actor();
+    }
+    if !args.wait {
+        let submission =
+            session.client.submit(TaskSpec::parse(spec).map_err(ApiError::invalid)?).await?;
+        session.ui.answer(&submission, submitted)?;
+        return Ok(Exit::Done);
+    }
+    let mut waiter =
+        Waiter::new(&session.client).await.context("failed to listen for the outcome")?;
+    waiter.inbox().clone_into(&mut spec.notify);
+    let spec = TaskSpec::parse(spec).map_err(ApiError::invalid)?;
+    let submission = session.client.submit(spec).await?;
+    if !session.ui.json {
+        output::note(submitted(&submission))?;
+    }
+    waiter.expect(&submission);
+    let outcome = waiter.next().await;
+    let exit = show::finish(session, &outcome)?;
+    if !session.ui.json && exit == Exit::Done {
+        output::note(task::end(&outcome))?;
+    }
+    Ok(exit)
+}
+
+fn submitted(submission: &pb::Submission) -> String {
+    let there = if submission.existing { " (it was there already)" } else { "" };
+    format!("submitted {}{there}", submission.task_id)
+}

@@ -1,0 +1,309 @@
+//! **Pure.** A task from the flags of the command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use common::{
+    error::ApiError,
+    id::QueueName,
+    pb::{self, dependency::On, executor::Kind},
+    time::Timestamp,
+};
+
+use super::parse_duration;
+use crate::{exit::bad_input, queue};
+
+/// The flags of one task.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct TaskArgs {
+    /// A script for /bin/sh
+    #[arg(long, value_name = "TEXT")]
+    script: Option<String>,
+    /// A handler that a worker program registered
+    #[arg(long, value_name = "NAME")]
+    handler: Option<String>,
+    /// A NATS subject; the reply is the result
+    #[arg(long, value_name = "SUBJECT")]
+    nats_subject: Option<String>,
+    /// Another system runs it and reports
+    #[arg(long)]
+    external: bool,
+    /// The input, as JSON
+    #[arg(long, value_name = "JSON")]
+    input: Option<String>,
+    /// What people read in lists
+    #[arg(long)]
+    title: Option<String>,
+    /// More about it
+    #[arg(long)]
+    description: Option<String>,
+    /// The queue whose workers may run it
+    #[arg(long, value_parser = queue::queue)]
+    queue: Option<QueueName>,
+    /// 1 to 10, 10 first
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10))]
+    priority: Option<i32>,
+    /// What kind of work it is
+    #[arg(long = "type", value_name = "TYPE")]
+    task_type: Option<String>,
+    /// Which part of the organisation it is for
+    #[arg(long)]
+    subsystem: Option<String>,
+    /// A tag to find it by; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// A task that must complete first; `ID:failure` must fail, `ID:end` must end; may be repeated
+    #[arg(long, value_name = "ID", value_parser = parse_dependency)]
+    depends_on: Vec<pb::Dependency>,
+    /// Not before so long from now
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "run_at")]
+    delay: Option<Duration>,
+    /// Not before this time, such as 2026-11-21T08:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    run_at: Option<Timestamp>,
+    /// Tries in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1000))]
+    max_attempts: Option<i32>,
+    /// Wait before the second try
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    backoff: Option<Duration>,
+    /// Longest time of one attempt
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// Longest wait for its start
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    queue_timeout: Option<Duration>,
+    /// Longest silence of an attempt
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    heartbeat_timeout: Option<Duration>,
+    /// Longest time from now to its end
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    total_timeout: Option<Duration>,
+    /// A variable of the command's environment; may be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    env: Vec<(String, String)>,
+    /// A secret of the worker as a variable, such as TOKEN=env:TOKEN or TOKEN=file:token
+    #[arg(long = "secret", value_name = "NAME=REF", value_parser = parse_pair)]
+    secrets: Vec<(String, String)>,
+    /// A file for the command's standard input; `-` is this one's
+    #[arg(long, value_name = "FILE")]
+    pub(super) stdin: Option<PathBuf>,
+    /// The command's working directory, on the worker
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// An id of your own: the same id is the same task
+    #[arg(long, conflicts_with = "key")]
+    id: Option<String>,
+    /// An idempotency key: the same key is the same task
+    #[arg(long)]
+    key: Option<String>,
+    /// A JSON object to keep with it
+    #[arg(long, value_name = "JSON")]
+    metadata: Option<String>,
+    /// Hours until it is due
+    #[arg(long, value_name = "HOURS")]
+    sla_hours: Option<f64>,
+}
+
+impl TaskArgs {
+    /// In a file each line says for itself what it is.
+    pub(super) fn refuse_with_file(&self) -> Result<(), ApiError> {
+        let of_one = [
+            ("--title", self.title.is_some()),
+            ("--queue", self.queue.is_some()),
+            ("--priority", self.priority.is_some()),
+            ("--type", self.task_type.is_some()),
+            ("--depends-on", !self.depends_on.is_empty()),
+            ("--id", self.id.is_some()),
+            ("--key", self.key.is_some()),
+            ("--input", self.input.is_some()),
+            ("--stdin", self.stdin.is_some()),
+            ("--env", !self.env.is_empty()),
+            ("--delay", self.delay.is_some()),
+            ("--run-at", self.run_at.is_some()),
+        ];
+        match of_one.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(bad_input(format!("{flag} is for one task, and --file has many"))
+                    .hint("say it in the lines of the file"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The task that the flags describe; what is wrong with it is said by the door that checks it.
+pub(super) fn build(
+    args: &TaskArgs,
+    command: &[String],
+    stdin: Option<String>,
+) -> Result<pb::TaskSpec, ApiError> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let title = args.title.clone().unwrap_or_else(|| title(args, command));
+    Ok(pb::TaskSpec {
+        task_id: text(&args.id),
+        idempotency_key: text(&args.key),
+        task_type: args.task_type.clone().unwrap_or_else(|| kind_word(args).to_owned()),
+        subsystem: text(&args.subsystem),
+        title,
+        description: text(&args.description),
+        priority: args.priority,
+        sla_hours: args.sla_hours,
+        metadata: args
+            .metadata
+            .as_deref()
+            .map(|json| parse_json("--metadata", json))
+            .transpose()?,
+        tags: args.tags.clone(),
+        queue: args.queue.as_ref().map(ToString::to_string).unwrap_or_default(),
+        executor: Some(pb::Executor { kind: Some(executor(args, command, stdin)?) }),
+        input: args.input.as_deref().map(|json| parse_json("--input", json)).transpose()?,
+        depends_on: args.depends_on.clone(),
+        run_at: args.run_at.map(Into::into),
+        delay: args.delay.map(Into::into),
+        retry: retry(args),
+        timeouts: timeouts(args),
+        ..pb::TaskSpec::default()
+    })
+}
+
+fn kind_word(args: &TaskArgs) -> &'static str {
+    match (&args.handler, &args.nats_subject, args.external) {
+        (Some(_), ..) => "worker",
+        (_, Some(_), _) => "nats",
+        (_, _, true) => "external",
+        (None, None, false) => "shell",
+    }
+}
+
+fn title(args: &TaskArgs, command: &[String]) -> String {
+    let named = args.handler.clone().or_else(|| args.nats_subject.clone());
+    let said = named.or_else(|| args.script.clone()).unwrap_or_else(|| command.join(" "));
+    let line = said.lines().next().unwrap_or_default();
+    line.chars().take(120).collect()
+}
+
+fn executor(args: &TaskArgs, command: &[String], stdin: Option<String>) -> Result<Kind, ApiError> {
+    let is_shell = args.script.is_some() || !command.is_empty();
+    let for_shell =
+        !args.env.is_empty() || !args.secrets.is_empty() || stdin.is_some() || args.cwd.is_some();
+    if for_shell && !is_shell {
+        let told = bad_input("--env, --secret, --stdin and --cwd are for commands and scripts");
+        return Err(told.hint("give the others their --input"));
+    }
+    Ok(if let Some(handler) = &args.handler {
+        Kind::Worker(pb::Worker { handler: handler.clone() })
+    } else if let Some(subject) = &args.nats_subject {
+        Kind::Nats(pb::Nats { subject: subject.clone() })
+    } else if args.external {
+        Kind::External(pb::External {})
+    } else {
+        Kind::Shell(pb::Shell {
+            argv: command.to_vec(),
+            script: args.script.clone().unwrap_or_default(),
+            cwd: args.cwd.clone().unwrap_or_default(),
+            env: args.env.iter().cloned().collect(),
+            stdin,
+            secrets: args.secrets.iter().cloned().collect(),
+            ok_codes: Vec::new(),
+        })
+    })
+}
+
+fn retry(args: &TaskArgs) -> Option<pb::Retry> {
+    (args.max_attempts.is_some() || args.backoff.is_some()).then(|| pb::Retry {
+        max_attempts: args.max_attempts,
+        backoff: args.backoff.map(Into::into),
+        ..pb::Retry::default()
+    })
+}
+
+fn timeouts(args: &TaskArgs) -> Option<pb::Timeouts> {
+    let timeouts = pb::Timeouts {
+        queue: args.queue_timeout.map(Into::into),
+        run: args.timeout.map(Into::into),
+        heartbeat: args.heartbeat_timeout.map(Into::into),
+        total: args.total_timeout.map(Into::into),
+        dependency: None,
+    };
+    (timeouts != pb::Timeouts::default()).then_some(timeouts)
+}
+
+fn parse_json(flag: &str, text: &str) -> Result<pb::Json, ApiError> {
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(value) => Ok(pb::Json::from_value(&value)),
+        Err(error) => Err(bad_input(format!("{flag} is not JSON: {error}"))
+            .hint("in a shell, put it in single quotes: '{\"name\": \"value\"}'")),
+    }
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or("write it as 2026-11-21T08:00:00Z".into())
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE".into()),
+    }
+}
+
+/// `ID`, `ID:success`, `ID:failure` or `ID:end`; any other colon belongs to the id.
+fn parse_dependency(text: &str) -> Result<pb::Dependency, String> {
+    let (id, on) = match text.rsplit_once(':') {
+        Some((id, "success")) => (id, On::Success),
+        Some((id, "failure")) => (id, On::Failure),
+        Some((id, "end")) => (id, On::End),
+        _ => (text, On::Unspecified),
+    };
+    if id.is_empty() {
+        return Err("write it as ID, ID:failure or ID:end".into());
+    }
+    Ok(pb::Dependency { task_id: id.to_owned(), on: on.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dependency_may_name_how_it_ends_and_its_id_may_have_colons() {
+        let check = |text, id: &str, on: On| {
+            let made = parse_dependency(text).expect("a dependency");
+            assert_eq!((made.task_id.as_str(), made.on()), (id, on), "{text}");
+        };
+        check("a", "a", On::Unspecified);
+        check("a:failure", "a", On::Failure);
+        check("a:end", "a", On::End);
+        check("a:b:success", "a:b", On::Success);
+        check("urn:a", "urn:a", On::Unspecified);
+        assert!(parse_dependency(":end").is_err() && parse_dependency("").is_err());
+    }
+
+    #[test]
+    fn flags_become_a_task_that_is_valid() {
+        let args = TaskArgs {
+            env: vec![("A".into(), "b=c".into())],
+            max_attempts: Some(1),
+            timeout: Some(Duration::from_secs(3)),
+            ..TaskArgs::default()
+        };
+        let spec = build(&args, &["echo".into(), "hi".into()], None).expect("a task");
+        let spec = common::task::TaskSpec::parse(spec).expect("valid");
+        assert_eq!(spec.as_pb().title, "echo hi");
+        assert_eq!(spec.timeouts().run, Some(Duration::from_secs(3)));
+        assert_eq!(spec.retry().max_attempts, 1);
+    }
+
+    #[test]
+    fn what_is_for_commands_is_refused_for_handlers() {
+        let args = TaskArgs {
+            handler: Some("x".into()),
+            env: vec![("A".into(), "b".into())],
+            ..TaskArgs::default()
+        };
+        assert!(build(&args, &[], None).is_err());
+        let args =
+            TaskArgs { handler: Some("x".into()), input: Some("{".into()), ..TaskArgs::default() };
+        assert!(build(&args, &[], None).expect_err("no JSON").message.contains("--input"));
+    }
+}

@@ -1,0 +1,5 @@
+//! Every door and every verb once, from outside.
+
+mod admin;
+mod cli;
+mod submit;

@@ -1,0 +1,99 @@
+//! `jetmill dev` as a whole: killed, interrupted, and started again on the same data.
+
+use std::time::Duration;
+
+use jetmill_sdk::{TaskId, pb::TaskState};
+use serde_json::{Value, json};
+use testkit::{Jetmill, eventually};
+
+use crate::{
+    rig::{View, gone, marked},
+    support::SOON,
+};
+
+fn shell(id: &str, script: &str, mark: &str) -> Value {
+    let (name, text) = mark.split_once('=').unwrap_or_default();
+    json!({
+        "task_id": id, "executor": { "shell": { "script": script, "env": { name: text } } },
+        "retry": { "max_attempts": 1 },
+    })
+}
+
+#[tokio::test]
+async fn after_a_kill_it_goes_on_where_it_was_and_nothing_stays_behind() -> anyhow::Result<()> {
+    let mark = "TEST_MARK=a-killed-dev";
+    let mut dev = Jetmill::dev().env("TEST_MARK", "a-killed-dev").start().await?;
+    let view = View::of(&dev.addresses().nats).await?;
+    view.cli(&["queue", "pause", "later", "--reason", "over the kill"]).await?;
+    let mut ids = Vec::new();
+    for n in 0..40 {
+        ids.push(view.submit(shell(&format!("quick-{n}"), "echo done", mark)).await?);
+    }
+    let stuck = shell("stuck", "test $JETMILL_ATTEMPT -ge 2 || sleep 600", mark);
+    let stuck = view.submit(stuck).await?;
+    let after = json!({
+        "task_id": "after", "executor": { "shell": { "argv": ["true"] } }, "depends_on": ["stuck"],
+    });
+    let after = view.submit(after).await?;
+    let mut paused = shell("paused", "true", mark);
+    paused["queue"] = json!("later");
+    let paused = view.submit(paused).await?;
+    let mut delayed = shell("delayed", "true", mark);
+    delayed["delay"] = json!("1h");
+    let delayed = view.submit(delayed).await?;
+    view.running(&stuck).await?;
+    // The platform, its nats-server, and the command with its attendant.
+    eventually("the marked processes", SOON, async || (marked(mark).len() >= 4).then_some(()))
+        .await?;
+
+    dev.kill9()?;
+    gone(mark).await?;
+    drop(view);
+    dev.restart().await?;
+
+    let view = View::of(&dev.addresses().nats).await?;
+    view.first_waits_for(&paused, "paused").await?;
+    view.waits_for(&delayed, &["delay"]).await?;
+    ids.extend([stuck.clone(), after]);
+    for id in &ids {
+        once(&view, id).await?;
+    }
+    let task = view.task(&stuck).await?;
+    assert_eq!((task.attempts, task.tries), (2, 0), "the lost attempt is no try");
+    view.cli(&["queue", "resume", "later"]).await?;
+    once(&view, &paused).await?;
+    let again = view.client.submit(crate::rig::spec(shell("quick-0", "echo done", mark))?).await?;
+    assert!(again.existing, "what was accepted before the kill is still known");
+    Ok(())
+}
+
+async fn once(view: &View, id: &TaskId) -> anyhow::Result<()> {
+    view.completes(id).await?;
+    let kinds = view.kinds(id).await?;
+    let ends = kinds.iter().filter(|kind| *kind == "completed").count();
+    anyhow::ensure!(ends == 1, "{id}: {kinds:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_ctrl_c_it_ends_at_once_and_goes_on_when_it_is_started_again() -> anyhow::Result<()> {
+    let mark = "TEST_MARK=an-interrupted-dev";
+    let mut dev = Jetmill::dev().env("TEST_MARK", "an-interrupted-dev").start().await?;
+    let view = View::of(&dev.addresses().nats).await?;
+    let stuck = shell("stuck", "test $JETMILL_ATTEMPT -ge 2 || sleep 600", mark);
+    let stuck = view.submit(stuck).await?;
+    view.running(&stuck).await?;
+    drop(view);
+
+    dev.interrupt()?;
+    let status = dev.wait_exit(Duration::from_secs(4)).await?;
+    assert!(status.success() || status.code() == Some(130), "{status}");
+    gone(mark).await?;
+
+    dev.restart().await?;
+    let view = View::of(&dev.addresses().nats).await?;
+    once(&view, &stuck).await?;
+    let task = view.ends(&stuck, TaskState::Completed).await?;
+    assert_eq!(task.tries, 0, "being handed back is no try");
+    Ok(())
+}

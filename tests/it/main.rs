@@ -1,0 +1,14 @@
+//! The tests of Jetmill as a whole, in one binary: each further one would link everything again.
+
+mod bad_input;
+mod doors;
+mod kills;
+mod life;
+mod python;
+mod reference;
+mod reflection;
+mod rig;
+mod separate;
+mod support;
+mod tidy;
+mod trace;
