@@ -7,7 +7,8 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 use prost::Message as _;
 
 const FILES: [&str; 4] = ["task", "event", "execution", "admin"];
-const OWN_SERDE: [&str; 2] = [".jetmill.v1.Json", ".jetmill.v1.Dependency"];
+const OWN_SERDE: [&str; 3] =
+    [".jetmill.v1.Json", ".jetmill.v1.Dependency", ".jetmill.v1.SubmitRequest"];
 const TIMES: [(&str, &str); 2] = [
     (".google.protobuf.Timestamp", "crate::wire::time::Timestamp"),
     (".google.protobuf.Duration", "crate::wire::time::Duration"),

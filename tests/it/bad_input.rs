@@ -44,7 +44,10 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
         (json!({ "description": long(9_000) }), &["description"]),
         (json!({ "input": long(300_000) }), &["input", "bytes"]),
         (json!({ "metadata": [1] }), &["metadata", "object"]),
-        (json!({ "priority": 99, "sla_hours": -1, "queue": "" , "title": long(600) }), &["priority", "sla_hours", "title"]),
+        (
+            json!({ "priority": 99, "sla_hours": -1, "queue": "" , "title": long(600) }),
+            &["priority", "sla_hours", "title"],
+        ),
     ]
 }
 

@@ -48,6 +48,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until a service has made its way to NATS.
+    async fn serves(&self, service: &'static str) -> anyhow::Result<()> {
+        let process = self.services.get(service).context("it does not run")?;
+        eventually(service, START, async || process.stderr().contains("serving").then_some(()))
+            .await
+    }
+
     fn kill(&mut self, service: &'static str) -> anyhow::Result<()> {
         let mut process = self.services.remove(service).context("it does not run")?;
         process.kill9()
@@ -122,6 +129,7 @@ async fn kill_each(cluster: &mut Cluster) -> anyhow::Result<()> {
             Some(service) => {
                 cluster.kill(service)?;
                 cluster.serve(service)?;
+                cluster.serves(service).await?;
             }
             None => cluster.nats.restart()?,
         }

@@ -47,7 +47,8 @@ async fn a_client_that_knows_nothing_can_submit_ask_and_watch() -> anyhow::Resul
     ensure!(events.last().is_some_and(|kind| kind == "completed"), "{events:?}");
 
     let filter = "title = \"said by a stranger\"";
-    let list = stranger.call(REGISTRY, "List", json!({ "filter": filter, "count": true })).await??;
+    let list =
+        stranger.call(REGISTRY, "List", json!({ "filter": filter, "count": true })).await??;
     ensure!(list["total"] == "1", "{list}");
     ensure!(list["tasks"][0]["task_id"] == "by-reflection", "{list}");
     let why = stranger.call(SCHEDULER, "Why", json!({ "task_id": "by-reflection" })).await??;

@@ -50,7 +50,8 @@ impl Site {
     async fn end(&mut self, name: &str) -> anyhow::Result<()> {
         let process = self.process(name)?;
         process.terminate()?;
-        let status = process.wait_exit(EXIT).await.with_context(|| format!("{name} does not end"))?;
+        let status =
+            process.wait_exit(EXIT).await.with_context(|| format!("{name} does not end"))?;
         ensure!(status.success(), "{name} ended with {status}: {}", process.stderr());
         self.processes.remove(name);
         Ok(())

@@ -45,15 +45,23 @@ pub(crate) async fn admin(
     let reply = asked.await.with_context(|| format!("failed to ask {service}.{method}"))?;
     let mut answer: Value = serde_json::from_slice(&reply.payload)
         .with_context(|| format!("{service}.{method} does not answer in JSON"))?;
-    let header = |name: &str| reply.headers.as_ref().and_then(|h: &HeaderMap| h.get(name)).map(ToString::to_string);
+    let header = |name: &str| {
+        reply.headers.as_ref().and_then(|h: &HeaderMap| h.get(name)).map(ToString::to_string)
+    };
     let Some(status) = header("Nats-Service-Error-Code") else { return Ok(Ok(answer)) };
-    ensure!(header("Nats-Service-Error").is_some(), "{service}.{method} has no error text: {answer}");
+    ensure!(
+        header("Nats-Service-Error").is_some(),
+        "{service}.{method} has no error text: {answer}"
+    );
     answer["status"] = json!(status);
     Ok(Err(answer))
 }
 
 /// Submits one task over NATS; the submission, or the error of it.
-pub(crate) async fn submit_json(client: &async_nats::Client, task: &Value) -> anyhow::Result<Value> {
+pub(crate) async fn submit_json(
+    client: &async_nats::Client,
+    task: &Value,
+) -> anyhow::Result<Value> {
     let body = json!({ "tasks": [task] }).to_string();
     let mut answer = match admin(client, "registry", "submit", body).await? {
         Ok(answer) => answer,
@@ -90,7 +98,8 @@ pub(crate) async fn cli_json(dev: &Dev, args: &[&str]) -> anyhow::Result<Value> 
     let all = [&["--json"], args].concat();
     let output = dev.cli(&all).await?;
     ensure!(output.status.success(), "{all:?} ended with {}: {}", output.status, output.stderr);
-    serde_json::from_str(&output.stdout).with_context(|| format!("{all:?} printed {}", output.stdout))
+    serde_json::from_str(&output.stdout)
+        .with_context(|| format!("{all:?} printed {}", output.stdout))
 }
 
 /// A connection to the platform's gRPC door.
@@ -103,7 +112,8 @@ pub(crate) async fn grpc(dev: &Dev) -> anyhow::Result<Channel> {
 /// Asks the platform's HTTP port: the status and the body.
 pub(crate) async fn http(address: &str, path: &str) -> anyhow::Result<(u16, String)> {
     let address = address.trim_start_matches("http://").trim_end_matches('/');
-    let mut stream = TcpStream::connect(address).await.context("failed to connect to the HTTP port")?;
+    let mut stream =
+        TcpStream::connect(address).await.context("failed to connect to the HTTP port")?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();

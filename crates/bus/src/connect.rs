@@ -1,9 +1,14 @@
 //! One NATS connection a process.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use async_nats::{Event, jetstream};
 use common::error::{ApiError, ErrorCode};
+use tokio::sync::watch;
 
 /// Where nats-server is and who we are to it.
 #[derive(Clone, Debug)]
@@ -21,6 +26,7 @@ pub struct ConnectOptions {
 pub struct Bus {
     client: async_nats::Client,
     jetstream: jetstream::Context,
+    reconnects: watch::Receiver<u64>,
 }
 
 impl Bus {
@@ -32,6 +38,14 @@ impl Bus {
     /// `JetStream` on that connection.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
+    }
+
+    /// Changes whenever a lost connection is there again. What the server kept for this process
+    /// only while it ran, such as a reader's consumer, may be gone then.
+    pub(crate) fn reconnects(&self) -> watch::Receiver<u64> {
+        let mut reconnects = self.reconnects.clone();
+        reconnects.mark_unchanged();
+        reconnects
     }
 }
 
@@ -47,12 +61,21 @@ pub async fn connect(options: &ConnectOptions) -> Result<Bus, ApiError> {
         .map(|url| url.trim().parse::<async_nats::ServerAddr>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| ApiError::invalid_field("nats_url", format!("is no NATS address: {e}")))?;
+    let (again, reconnects) = watch::channel(0);
+    let lost = AtomicBool::new(false);
     let mut connect = async_nats::ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(Duration::from_secs(5))
         .ping_interval(Duration::from_secs(10))
         .request_timeout(Some(Duration::from_secs(10)))
-        .event_callback(|event| async move { report(&event) });
+        .event_callback(move |event| {
+            if matches!(event, Event::Disconnected) {
+                lost.store(true, Ordering::Relaxed);
+            } else if matches!(event, Event::Connected) && lost.swap(false, Ordering::Relaxed) {
+                again.send_modify(|count| *count += 1);
+            }
+            async move { report(&event) }
+        });
     if let Some(path) = &options.credentials {
         connect = connect.credentials_file(path).await.map_err(|e| unavailable(&e))?;
     }
@@ -62,7 +85,7 @@ pub async fn connect(options: &ConnectOptions) -> Result<Bus, ApiError> {
         .ack_timeout(Duration::from_secs(5))
         .max_ack_inflight(20_000)
         .build(client.clone());
-    Ok(Bus { client, jetstream })
+    Ok(Bus { client, jetstream, reconnects })
 }
 
 /// A refused permission shows only here: the publish itself would just time out.

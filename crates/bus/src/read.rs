@@ -23,7 +23,10 @@ use common::{
     wire::{self, NotAnEvent},
 };
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::time::Instant;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use uuid::Uuid;
 
 use crate::{Bus, streams};
@@ -127,11 +130,13 @@ pub struct Reader {
     messages: Ordered,
     cursor: Cursor,
     checked: Instant,
+    reconnects: watch::Receiver<u64>,
 }
 
 impl Reader {
     /// Begins after the cursor, or at the log's first message when there is none.
     pub async fn open(bus: &Bus, from: Option<Cursor>) -> Result<Self, ReadError> {
+        let reconnects = bus.reconnects();
         let stream = streams::get(bus, subject::TASKS).await.map_err(ReadError::Nats)?;
         let info = stream.cached_info();
         let found = streams::identity_of(&info.config.metadata).map_err(ReadError::Nats)?;
@@ -156,7 +161,7 @@ impl Reader {
         };
         let consumer = stream.create_consumer(config).await.map_err(nats)?;
         let messages = consumer.messages().await.map_err(nats)?;
-        Ok(Self { bus: bus.clone(), messages, cursor, checked: Instant::now() })
+        Ok(Self { bus: bus.clone(), messages, cursor, checked: Instant::now(), reconnects })
     }
 
     /// The identity of the log.
@@ -169,10 +174,17 @@ impl Reader {
     /// Cancel-safe: a message is taken only by the call that returns it.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Message>, ReadError> {
         let first = loop {
-            let wait = self.checked + limits::IDENTITY_CHECK_EVERY;
-            match tokio::time::timeout_at(wait, self.messages.next()).await {
-                Ok(message) => break message,
-                Err(_) => self.check_identity().await?,
+            let check = self.checked + limits::IDENTITY_CHECK_EVERY;
+            // Cancel-safe: what is not returned stays in the stream of messages.
+            tokio::select! {
+                biased;
+                message = self.messages.next() => break message,
+                // A server that was restarted has no consumer of ours, and it takes the client
+                // many seconds of silence to notice.
+                Ok(()) = self.reconnects.changed() => {
+                    return Err(ReadError::Nats(anyhow::anyhow!("the connection was made anew")));
+                }
+                () = sleep_until(check) => self.check_identity().await?,
             }
         };
         let mut batch = Vec::new();

@@ -4,8 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::jetstream::{
-    self,
+    self, ErrorCode,
     consumer::{AckPolicy, PullConsumer, pull},
+    context::{CreateStreamError, CreateStreamErrorKind},
     kv, object_store,
     stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream},
 };
@@ -41,7 +42,8 @@ pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
     let workers = kv::Config {
         bucket: subject::WORKERS.into(),
         history: 1,
-        storage: StorageType::Memory,
+        // In memory it would be gone, bucket and all, with a restart of nats-server.
+        storage: StorageType::File,
         limit_markers: Some(limits::WORKER_LOST_AFTER),
         num_replicas: options.replicas,
         ..kv::Config::default()
@@ -73,20 +75,30 @@ pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn ensure_stream(bus: &Bus, mut config: Config) -> anyhow::Result<()> {
+async fn ensure_stream(bus: &Bus, config: Config) -> anyhow::Result<()> {
     let name = config.name.clone();
     let context = || format!("failed to create or update stream {name}");
-    if let Ok(stream) = bus.jetstream().get_stream(&config.name).await {
-        // The identity is the stream's for life: only a new stream gets a new one.
-        config.metadata.clone_from(&stream.cached_info().config.metadata);
-        bus.jetstream().update_stream(config).await.with_context(context)?;
-    } else {
+    if bus.jetstream().get_stream(&name).await.is_err() {
         #[expect(clippy::disallowed_methods, reason = "a stream's identity is drawn once, here")]
         let identity = Uuid::new_v4().to_string();
-        config.metadata = HashMap::from([(IDENTITY.to_owned(), identity)]);
-        bus.jetstream().create_stream(config).await.with_context(context)?;
+        let metadata = HashMap::from([(IDENTITY.to_owned(), identity)]);
+        match bus.jetstream().create_stream(Config { metadata, ..config.clone() }).await {
+            Ok(_) => return Ok(()),
+            // Another process was faster, and its identity stands.
+            Err(error) if is_taken(&error) => {}
+            Err(error) => return Err(error).with_context(context),
+        }
     }
+    // The identity is the stream's for life: only a new stream gets a new one.
+    let stream = bus.jetstream().get_stream(&name).await.with_context(context)?;
+    let metadata = stream.cached_info().config.metadata.clone();
+    bus.jetstream().update_stream(Config { metadata, ..config }).await.with_context(context)?;
     Ok(())
+}
+
+fn is_taken(error: &CreateStreamError) -> bool {
+    matches!(error.kind(), CreateStreamErrorKind::JetStream(inner)
+        if inner.error_code() == ErrorCode::STREAM_NAME_EXIST)
 }
 
 fn log(options: StreamOptions) -> Config {

@@ -5,6 +5,7 @@
 //! or outcomes: a task that was only accepted is not done.
 
 mod instance;
+mod latency;
 mod machine;
 mod measure;
 mod raw;

@@ -19,7 +19,10 @@ use common::{
 use jetmill_sdk::Worker;
 use owo_colors::OwoColorize as _;
 use runtime::clock::SystemClock;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -119,6 +122,7 @@ async fn show(session: &Session, run: &graph::Run) -> anyhow::Result<Exit> {
         "submitting".bold(),
         graph.len()
     ))?;
+    let start = Instant::now();
     let mut progress = Progress::new("done", graph.len() as u64);
     for submission in session.client.submit_all(graph).await {
         waiter.expect(&submission?);
@@ -135,16 +139,22 @@ async fn show(session: &Session, run: &graph::Run) -> anyhow::Result<Exit> {
         }
     }
     drop(progress);
+    let took = start.elapsed();
     let outcome = last.context("the report has no outcome")?;
     if outcome.state() != TaskState::Completed {
         output::note(format_args!("the report {}", live::word(outcome.state())))?;
         return Ok(Exit::Failed);
     }
-    tell(session, run, &outcome).await?;
+    tell(session, run, &outcome, took)?;
     Ok(Exit::Done)
 }
 
-async fn tell(session: &Session, run: &graph::Run, outcome: &pb::Outcome) -> anyhow::Result<()> {
+fn tell(
+    session: &Session,
+    run: &graph::Run,
+    outcome: &pb::Outcome,
+    took: Duration,
+) -> anyhow::Result<()> {
     if session.ui.json {
         return output::json(outcome);
     }
@@ -152,15 +162,9 @@ async fn tell(session: &Session, run: &graph::Run, outcome: &pb::Outcome) -> any
     let report: report::Report =
         serde_json::from_value(report).context("the report cannot be read")?;
     let id = TaskId::parse(&run.report_id())?;
-    let task = session.client.get(&session.tenant, &id).await.ok();
+    let took = crate::table::duration(took);
     output::line(report.text())?;
-    let took = task.and_then(|task| {
-        let listed = task.created_at.map(common::time::Timestamp::from)?;
-        Some(crate::table::duration(common::time::Timestamp::from(task.finished_at?).since(listed)))
-    });
-    if let Some(took) = took {
-        output::line(format_args!("from the submission of the graph to its last end: {took}"))?;
-    }
+    output::line(format_args!("{took} from the submission of the graph to its last end"))?;
     let next = [
         String::new(),
         "Next:".to_owned(),

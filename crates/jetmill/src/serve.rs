@@ -28,7 +28,7 @@ pub(crate) struct Args {
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Flags {
     /// The configuration file [default: jetmill.toml, when it is there]
-    #[arg(long, value_name = "FILE", env = "JETMILL_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "JETMILL_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// The ledger, for the registry: `postgres://user@host/database`
     #[arg(long, value_name = "URL")]

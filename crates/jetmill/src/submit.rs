@@ -3,12 +3,15 @@
 mod cycle;
 mod file;
 mod many;
+mod parse;
 mod spec;
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use common::{error::ApiError, pb, task::TaskSpec};
+
+pub(crate) use parse::parse_duration;
 
 use crate::{
     connect::{Session, read_text},
@@ -41,11 +44,6 @@ pub(crate) struct Args {
     /// Wait at most this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "wait")]
     wait_timeout: Option<Duration>,
-}
-
-/// Reads a duration as people write it.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    common::time::parse_duration(text).ok_or("write it as 250ms, 30s, 5m or 1h30m".into())
 }
 
 /// Submits.

@@ -40,6 +40,9 @@ pub(crate) fn detail(task: &pb::Task, now: Timestamp) -> String {
     text.add("worker", &task.worker);
     text.add("progress", progress(task));
     text.add("used", task.resource_usage.as_ref().map(usage).unwrap_or_default());
+    if !matches!(task.verification_status.as_str(), "pending" | "skipped") {
+        text.add("verification", &task.verification_status);
+    }
     text.add("metadata", compact(task.metadata.as_ref()));
     text.add("input", compact(task.input.as_ref()));
     text.add("ml metrics", compact(task.ml_metrics.as_ref()));
@@ -59,7 +62,7 @@ impl Fields {
     fn add(&mut self, name: &str, value: impl AsRef<str>) {
         let value = value.as_ref();
         if !value.is_empty() {
-            self.0.extend([format!("{:<13}{value}\n", format!("{name}:")).replacen(
+            self.0.extend([format!("{:<14}{value}\n", format!("{name}:")).replacen(
                 name,
                 &name.bold().to_string(),
                 1,

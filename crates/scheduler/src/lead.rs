@@ -27,6 +27,7 @@ use crate::{
     admin::Commands,
     dispatch::Dispatcher,
     lease::Lease,
+    metrics::Metrics,
     payload::Payloads,
     plan::Planner,
     snapshot,
@@ -48,6 +49,7 @@ pub(crate) struct Lead {
     pub(crate) payloads: Payloads,
     pub(crate) dispatcher: Dispatcher,
     lease: Lease,
+    metrics: Metrics,
     cursor: Cursor,
     born: Instant,
     /// The sequence up to which a new leader folds before it decides.
@@ -82,6 +84,7 @@ pub(crate) async fn run(
         planner: planner.unwrap_or_default(),
         publisher,
         lease,
+        metrics: Metrics::new(),
         cursor,
         born: Instant::now(),
         leads_at: None,
@@ -113,6 +116,8 @@ pub(crate) async fn run(
                 Err(error) if error.is_transient() => {
                     tracing::warn!(error = describe(&error), "reading the log again");
                     reader = open(&lead.ctx, Some(lead.cursor)).await?;
+                    // Silence from a watch that is gone would pass for the death of every worker.
+                    heartbeats = watch_workers(&lead.ctx).await?;
                 }
                 Err(error) => return Err(error.into()),
             },
@@ -187,6 +192,7 @@ impl Lead {
     /// The lease came or went.
     async fn lead_or_follow(&mut self, epoch: Option<u64>) {
         self.leading = false;
+        self.metrics.leads(false);
         self.leads_at = None;
         self.planner.follow();
         if epoch.is_none() {
@@ -274,6 +280,7 @@ impl Lead {
         {
             self.leads_at = None;
             self.leading = true;
+            self.metrics.leads(true);
             for (key, attempt) in std::mem::take(&mut self.pending_out) {
                 self.planner.is_out(key, attempt, now_ms);
             }

@@ -13,6 +13,7 @@ mod dispatch;
 pub mod graph;
 mod lead;
 mod lease;
+mod metrics;
 mod payload;
 pub mod plan;
 pub mod queue;

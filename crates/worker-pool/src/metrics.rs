@@ -10,7 +10,7 @@ use runtime::Health;
 pub(crate) fn observer(health: Health) -> Observe {
     let meter = global::meter("jetmill");
     let attempts = meter
-        .u64_counter("jetmill_worker_attempts_total")
+        .u64_counter("jetmill_worker_attempts")
         .with_description("attempts that ended, by the event that says so")
         .build();
     let slots = meter

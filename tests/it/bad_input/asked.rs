@@ -1,7 +1,5 @@
 //! Doors that answer say what is wrong, and accept nothing.
 
-#![expect(clippy::indexing_slicing, reason = "what JSON does not have is null; the test says so")]
-
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, ensure};
@@ -66,12 +64,18 @@ async fn by_request(dev: &Dev) -> anyhow::Result<()> {
         ("registry", "list", text(json!({ "filter": "state = " })), &["filter"]),
         ("registry", "list", text(json!({ "page_size": 5_000 })), &["page_size"]),
         ("scheduler", "cancel", b"".to_vec(), &[]),
-        ("scheduler", "reprioritise", text(json!({ "selection": { "task_ids": ["a"] }, "priority": 0 })), &["priority"]),
+        (
+            "scheduler",
+            "reprioritise",
+            text(json!({ "selection": { "task_ids": ["a"] }, "priority": 0 })),
+            &["priority"],
+        ),
         ("scheduler", "pause", text(json!({ "queue": "a b" })), &["queue"]),
     ];
     for (service, method, body, says) in bodies {
         let answer = admin(&client, service, method, body).await?;
-        let error = answer.err().with_context(|| format!("{service}.{method} {says:?} was accepted"))?;
+        let error =
+            answer.err().with_context(|| format!("{service}.{method} {says:?} was accepted"))?;
         is_clear(&error, says).with_context(|| format!("{service}.{method}"))?;
     }
     // A body that is no JSON is taken for protobuf, and so is the answer.
@@ -89,7 +93,8 @@ async fn by_command(dev: &Dev) -> anyhow::Result<()> {
         refuses_file(dev, &file, spec.to_string().as_bytes(), says).await?;
     }
     let huge = json!({ "description": "x".repeat(1024 * 1024 + 1) }).to_string();
-    let ring = "{\"task_id\":\"a\",\"depends_on\":[\"b\"]}\n{\"task_id\":\"b\",\"depends_on\":[\"a\"]}";
+    let ring =
+        "{\"task_id\":\"a\",\"depends_on\":[\"b\"]}\n{\"task_id\":\"b\",\"depends_on\":[\"a\"]}";
     for (text, says) in [
         (b"{broken".as_slice(), &["line 1", "JSON"][..]),
         (b"{\"title\": \"\xff\"}", &["line 1"]),
@@ -137,16 +142,29 @@ async fn by_grpc(dev: &Dev) -> anyhow::Result<()> {
     for (spec, code, says) in [
         (pb::TaskSpec { priority: Some(0), ..spec() }, Code::InvalidArgument, "priority"),
         (pb::TaskSpec { task_id: long(129), ..spec() }, Code::InvalidArgument, "task_id"),
-        (pb::TaskSpec { executor: Some(pb::Executor { kind: None }), ..spec() }, Code::InvalidArgument, "executor"),
-        (pb::TaskSpec { metadata: Some(pb::Json { text: "{".into() }), ..spec() }, Code::InvalidArgument, "metadata"),
-        (pb::TaskSpec { description: long(1024 * 1024 + 1), ..spec() }, Code::InvalidArgument, "bytes"),
+        (
+            pb::TaskSpec { executor: Some(pb::Executor { kind: None }), ..spec() },
+            Code::InvalidArgument,
+            "executor",
+        ),
+        (
+            pb::TaskSpec { metadata: Some(pb::Json { text: "{".into() }), ..spec() },
+            Code::InvalidArgument,
+            "metadata",
+        ),
+        (
+            pb::TaskSpec { description: long(1024 * 1024 + 1), ..spec() },
+            Code::InvalidArgument,
+            "bytes",
+        ),
         (pb::TaskSpec { description: long(5 * 1024 * 1024), ..spec() }, Code::OutOfRange, "large"),
     ] {
         let answer = client.submit(pb::SubmitRequest { tasks: vec![spec] }).await;
         let status = answer.err().with_context(|| format!("{says} was accepted"))?;
         ensure!(status.code() == code && status.message().contains(says), "{says}: {status}");
     }
-    let empty = client.submit(pb::SubmitRequest::default()).await.err().context("it was accepted")?;
+    let empty =
+        client.submit(pb::SubmitRequest::default()).await.err().context("it was accepted")?;
     ensure!(empty.code() == Code::InvalidArgument, "{empty}");
     // Field 5 is the title.
     for bytes in [b"\x2a\x02\xff\xff".to_vec(), b"\xff\xff\xff".to_vec()] {
@@ -169,10 +187,12 @@ async fn raw(channel: Channel, task: Vec<u8>) -> anyhow::Result<Result<(), Statu
 async fn by_sdk(dev: &Dev) -> anyhow::Result<()> {
     let error = Task::shell(["true"]).priority(11).title("x".repeat(600)).build().err();
     let error = error.context("it was built")?;
-    let fields: Vec<_> = error.violations.iter().map(|violation| violation.field.as_str()).collect();
+    let fields: Vec<_> =
+        error.violations.iter().map(|violation| violation.field.as_str()).collect();
     ensure!(fields == ["title", "priority"], "{fields:?}");
     let client = Client::connect(&dev.addresses().nats).await?;
-    let nobody = client.result(&jetmill_sdk::Tenant::default(), &jetmill_sdk::TaskId::parse("x")?).await;
+    let nobody =
+        client.result(&jetmill_sdk::Tenant::default(), &jetmill_sdk::TaskId::parse("x")?).await;
     ensure!(nobody.is_err_and(|error| !error.hint.is_empty()));
     Ok(())
 }

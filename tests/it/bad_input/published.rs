@@ -45,8 +45,16 @@ fn cases() -> Vec<Case> {
         ("task.created", b"".to_vec(), &[]),
         ("task.created", not_text(), &["not an event", "title"]),
         ("task.created", completed, &["completed", "created"]),
-        ("task.created", created(pb::TaskSpec { priority: Some(11), ..pb::TaskSpec::default() }), &["priority"]),
-        ("task.created", json!({ "description": "x".repeat(1024 * 1024 - 100) }).to_string().into(), &["description", "first"]),
+        (
+            "task.created",
+            created(pb::TaskSpec { priority: Some(11), ..pb::TaskSpec::default() }),
+            &["priority"],
+        ),
+        (
+            "task.created",
+            json!({ "description": "x".repeat(1024 * 1024 - 100) }).to_string().into(),
+            &["description", "first"],
+        ),
         ("task.bundle", b"{\"events\": []}".to_vec(), &["protobuf"]),
         ("task.bundle", b"\xff\xff\xff".to_vec(), &["not a bundle"]),
         ("task.completed", b"{\"success\": true}".to_vec(), &["task_id"]),
@@ -75,17 +83,18 @@ async fn what_cannot_be_read_is_a_dead_letter_with_the_reason() -> anyhow::Resul
         expected.insert((sequence, index), ("task.bundle", vec!["not an event"]));
     }
     publish(&client, "task.bundle", "").await?;
-    let letters = eventually("a letter for each", SOON, async || {
+    let complete = eventually("a letter for each", SOON, async || {
         let letters = letters(&dev).await.ok()?;
         (letters.len() >= expected.len()).then_some(letters)
     });
-    let letters = match letters.await {
+    let letters = match complete.await {
         Ok(letters) => letters,
         // The ones that are missing are told below.
-        Err(_) => letters_now(&dev).await?,
+        Err(_) => letters(&dev).await?,
     };
     for (place, (subject, says)) in &expected {
-        let letter = letters.get(place).with_context(|| format!("no letter for {subject} {says:?}"))?;
+        let letter =
+            letters.get(place).with_context(|| format!("no letter for {subject} {says:?}"))?;
         ensure!(letter["kind"] == "undecodable" && letter["subject"] == *subject, "{letter}");
         let error = letter["error"].as_str().unwrap_or_default();
         ensure!(!error.is_empty(), "{letter}");
@@ -95,10 +104,6 @@ async fn what_cannot_be_read_is_a_dead_letter_with_the_reason() -> anyhow::Resul
     }
     ensure!(letters.len() == expected.len(), "letters about what is good: {letters:?}");
     super::still_works(&dev, "after").await
-}
-
-async fn letters_now(dev: &Dev) -> anyhow::Result<BTreeMap<(u64, u64), Value>> {
-    letters(dev).await
 }
 
 /// The letters of `jetmill dead ls`, by the place of what they are about.
@@ -124,7 +129,11 @@ async fn bundle_with_bad_items(client: &async_nats::Client) -> anyhow::Result<(u
     let good = |id: &str| {
         let shell = pb::Shell { argv: vec!["true".into()], ..pb::Shell::default() };
         let executor = pb::Executor { kind: Some(pb::executor::Kind::Shell(shell)) };
-        created(pb::TaskSpec { task_id: id.into(), executor: Some(executor), ..pb::TaskSpec::default() })
+        created(pb::TaskSpec {
+            task_id: id.into(),
+            executor: Some(executor),
+            ..pb::TaskSpec::default()
+        })
     };
     let events = vec![good("first"), not_text(), good("second"), b"\xff".to_vec(), good("third")];
     let sequence = publish(client, "task.bundle", pb::Bundle { events }.encode_to_vec()).await?;
@@ -150,7 +159,10 @@ async fn conflicts_cycles_and_failures_end_and_can_be_replayed() -> anyhow::Resu
     publish(&client, "task.created", r#"{"task_id": "twice", "title": "one"}"#).await?;
     publish(&client, "task.created", r#"{"task_id": "twice", "title": "two"}"#).await?;
     let conflict = letter(&dev, "twice").await?;
-    ensure!(conflict["error"].as_str().is_some_and(|error| error.contains("another body")), "{conflict}");
+    ensure!(
+        conflict["error"].as_str().is_some_and(|error| error.contains("another body")),
+        "{conflict}"
+    );
     ensure!(task(&dev, "twice").await?["title"] == "one");
 
     cycle(&client).await.context("a cycle")?;
@@ -203,7 +215,8 @@ async fn replay(dev: &Dev, client: &async_nats::Client) -> anyhow::Result<()> {
     std::fs::write(&flag, "")?;
     let number = letter["id"].as_str().context("a letter without a number")?;
     let replayed = cli_json(dev, &["dead", "replay", number]).await?;
-    let new = replayed["submissions"][0]["task_id"].as_str().with_context(|| replayed.to_string())?;
+    let new =
+        replayed["submissions"][0]["task_id"].as_str().with_context(|| replayed.to_string())?;
     let again = ended(client, new).await?;
     ensure!(again["state"] == "TASK_STATE_COMPLETED" && again["retry_of"] == "doomed", "{again}");
     ensure!(again["title"] == "needs a file", "{again}");

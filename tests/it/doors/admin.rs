@@ -16,7 +16,17 @@ const SERVICES: [(&str, &str, &[&str]); 3] = [
     (
         "registry",
         "jetmill-registry",
-        &["submit", "get", "result", "list", "history", "stats", "list_dead", "get_dead", "replay_dead"],
+        &[
+            "submit",
+            "get",
+            "result",
+            "list",
+            "history",
+            "stats",
+            "list_dead",
+            "get_dead",
+            "replay_dead",
+        ],
     ),
     (
         "scheduler",
@@ -74,11 +84,15 @@ async fn questions(caller: &mut Caller) -> anyhow::Result<()> {
     let list = caller.ask("registry", "list", list).await?;
     ensure!(list["total"] == "1" && list["tasks"][0]["task_id"] == "q", "{list}");
     let history = caller.ask("registry", "history", json!({ "task_id": "q" })).await?;
-    let kinds: Vec<_> = history["entries"].as_array().into_iter().flatten().map(|e| &e["kind"]).collect();
+    let kinds: Vec<_> =
+        history["entries"].as_array().into_iter().flatten().map(|e| &e["kind"]).collect();
     ensure!(kinds.first() == Some(&&json!("created")), "{history}");
     ensure!(kinds.last() == Some(&&json!("completed")), "{history}");
     let stats = caller.ask("registry", "stats", json!({})).await?;
-    ensure!(stats["by_subsystem"]["asked"] == "1" && stats["by_state"]["completed"] == "1", "{stats}");
+    ensure!(
+        stats["by_subsystem"]["asked"] == "1" && stats["by_state"]["completed"] == "1",
+        "{stats}"
+    );
     let why = caller.ask("scheduler", "why", json!({ "task_id": "q" })).await?;
     ensure!(why["reasons"][0]["code"] == "finished", "{why}");
     Ok(())
@@ -95,10 +109,18 @@ async fn changes(caller: &mut Caller) -> anyhow::Result<()> {
     let all = json!({ "filter": "task_type = change" });
     let counted = json!({ "selection": all, "dry_run": true });
     let counted = caller.ask("scheduler", "cancel", counted).await?;
-    ensure!(counted["matched"] == "3" && counted["changes"].as_array().is_none_or(Vec::is_empty), "{counted}");
+    ensure!(
+        counted["matched"] == "3" && counted["changes"].as_array().is_none_or(Vec::is_empty),
+        "{counted}"
+    );
     let moved = json!({ "selection": all, "priority": 9, "actor": "me" });
     let moved = caller.ask("scheduler", "reprioritise", moved).await?;
-    ensure!(moved["changes"].as_array().is_some_and(|c| c.iter().all(|c| c["result"] == "reprioritised")), "{moved}");
+    ensure!(
+        moved["changes"]
+            .as_array()
+            .is_some_and(|c| c.iter().all(|c| c["result"] == "reprioritised")),
+        "{moved}"
+    );
     let one = |id: &str| json!({ "selection": { "task_ids": [id] }, "actor": "me" });
     let now = caller.ask("scheduler", "retry", one("c1")).await?;
     ensure!(now["changes"][0]["result"] == "retrying_now", "{now}");
@@ -109,7 +131,10 @@ async fn changes(caller: &mut Caller) -> anyhow::Result<()> {
     let ended_one = caller.ask("scheduler", "cancel", one("c2")).await?;
     ensure!(ended_one["changes"][0]["result"] == "cancelled", "{ended_one}");
     let cancelled = ended(&caller.client, "c2").await?;
-    ensure!(cancelled["state"] == "TASK_STATE_CANCELLED" && cancelled["priority"] == 9, "{cancelled}");
+    ensure!(
+        cancelled["state"] == "TASK_STATE_CANCELLED" && cancelled["priority"] == 9,
+        "{cancelled}"
+    );
     Ok(())
 }
 
@@ -124,7 +149,9 @@ async fn queues(caller: &mut Caller) -> anyhow::Result<()> {
     let queues = queues["queues"].as_array().context("no queues")?;
     let default = queues.iter().find(|q| q["name"] == "default").context("no default queue")?;
     ensure!(default["paused"] == true && default["pause_reason"] == "lunch", "{default}");
-    ensure!(caller.ask("scheduler", "resume", json!({ "queue": "default" })).await?["changed"] == true);
+    ensure!(
+        caller.ask("scheduler", "resume", json!({ "queue": "default" })).await?["changed"] == true
+    );
     ensure!(ended(&caller.client, "held").await?["state"] == "TASK_STATE_COMPLETED");
     Ok(())
 }
@@ -140,7 +167,8 @@ async fn dead(caller: &mut Caller) -> anyhow::Result<()> {
     ensure!(list["letters"][0]["kind"] == "undecodable", "{list}");
     let letter = caller.ask("registry", "get_dead", json!({ "id": id })).await?;
     ensure!(letter["subject"] == "task.created", "{letter}");
-    let counted = caller.ask("registry", "replay_dead", json!({ "all": true, "dry_run": true })).await?;
+    let counted =
+        caller.ask("registry", "replay_dead", json!({ "all": true, "dry_run": true })).await?;
     ensure!(counted["matched"] == "1", "{counted}");
     Ok(())
 }
@@ -166,9 +194,14 @@ async fn nats_micro_discovers_every_service_with_its_endpoints() -> anyhow::Resu
         ensure!(pong["name"] == name && pong["version"].is_string(), "{pong}");
         let info = client.request(format!("$SRV.INFO.{name}"), "".into()).await?;
         let info: Value = serde_json::from_slice(&info.payload)?;
-        let subjects: BTreeSet<_> =
-            info["endpoints"].as_array().into_iter().flatten().filter_map(|e| e["subject"].as_str()).collect();
-        let absent = |method: &&&str| !subjects.contains(format!("admin.{service}.{method}").as_str());
+        let subjects: BTreeSet<_> = info["endpoints"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e["subject"].as_str())
+            .collect();
+        let absent =
+            |method: &&&str| !subjects.contains(format!("admin.{service}.{method}").as_str());
         let absent: Vec<_> = methods.iter().filter(absent).collect();
         if !absent.is_empty() {
             missing.insert(name, format!("{absent:?} of {info}"));
@@ -182,7 +215,8 @@ async fn nats_micro_discovers_every_service_with_its_endpoints() -> anyhow::Resu
     let mut names: BTreeSet<_> = SERVICES.iter().map(|(_, name, _)| (*name).to_owned()).collect();
     let all = async {
         while !names.is_empty() {
-            let pong: Value = serde_json::from_slice(&pongs.next().await.context("no answer")?.payload)?;
+            let pong: Value =
+                serde_json::from_slice(&pongs.next().await.context("no answer")?.payload)?;
             names.remove(pong["name"].as_str().unwrap_or_default());
         }
         anyhow::Ok(())

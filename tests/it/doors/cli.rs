@@ -3,10 +3,12 @@
 #![expect(clippy::indexing_slicing, reason = "what JSON does not have is null; the test says so")]
 
 use anyhow::{Context as _, ensure};
+use gateway::client::RegistryClient;
+use jetmill_sdk::pb;
 use serde_json::{Value, json};
-use testkit::{Dev, Jetmill, Output, eventually};
+use testkit::{Dev, Jetmill, NatsServer, Output, eventually};
 
-use crate::support::{SOON, cli, cli_json, ended, http, nats, publish, submit_json};
+use crate::support::{SOON, cli, cli_json, ended, grpc, http, nats, publish, submit_json};
 
 const ESCAPE: char = '\u{1b}';
 
@@ -41,17 +43,28 @@ async fn every_verb_answers_people_and_programs() -> anyhow::Result<()> {
 }
 
 async fn about_one_task(dev: &Dev) -> anyhow::Result<()> {
-    let first = cli(dev, &["submit", "--id", "one", "--title", "say hi", "--wait", "--", "echo", "hi"]).await?;
+    let first =
+        cli(dev, &["submit", "--id", "one", "--title", "say hi", "--wait", "--", "echo", "hi"])
+            .await?;
     ensure!(first.status.success(), "{first:?}");
     let (text, json) = both(dev, &["get", "one"]).await?;
-    ensure!(text.contains("say hi") && json[0]["state"] == "TASK_STATE_COMPLETED", "{text} {json:?}");
+    ensure!(
+        text.contains("say hi") && json[0]["state"] == "TASK_STATE_COMPLETED",
+        "{text} {json:?}"
+    );
     let (text, json) = both(dev, &["result", "one"]).await?;
     ensure!(text == "hi\n" && json[0]["result"]["stdout"] == "hi\n", "{text:?} {json:?}");
     both(dev, &["result", "--wait", "one"]).await?;
     let (text, json) = both(dev, &["history", "one"]).await?;
-    ensure!(text.contains("completed") && json[0]["entries"][0]["kind"] == "created", "{text} {json:?}");
+    ensure!(
+        text.contains("completed") && json[0]["entries"][0]["kind"] == "created",
+        "{text} {json:?}"
+    );
     let (text, json) = both(dev, &["why", "one"]).await?;
-    ensure!(text.contains("completed") && json[0]["reasons"][0]["code"] == "finished", "{text} {json:?}");
+    ensure!(
+        text.contains("completed") && json[0]["reasons"][0]["code"] == "finished",
+        "{text} {json:?}"
+    );
     for args in [&["logs", "one"][..], &["logs", "-f", "one"]] {
         let (text, json) = both(dev, args).await?;
         ensure!(text == "hi\n" && json[0]["text"] == "hi\n", "{text:?} {json:?}");
@@ -73,7 +86,8 @@ async fn about_many(dev: &Dev) -> anyhow::Result<()> {
 
 async fn about_changes(dev: &Dev) -> anyhow::Result<()> {
     for id in ["w1", "w2", "w3", "w4", "w5", "w6"] {
-        cli_json(dev, &["submit", "--id", id, "--type", "wait", "--delay", "1h", "--", "true"]).await?;
+        cli_json(dev, &["submit", "--id", id, "--type", "wait", "--delay", "1h", "--", "true"])
+            .await?;
     }
     let filter = ["--where", "task_type = wait"];
     for verb in [&["cancel"][..], &["retry"], &["reprioritise", "--priority", "8"]] {
@@ -92,7 +106,9 @@ async fn about_changes(dev: &Dev) -> anyhow::Result<()> {
         ensure!(json[0]["changes"][0]["task_id"] == ids[1], "{json:?}");
     }
     let client = nats(dev).await?;
-    for (id, state) in [("w1", "COMPLETED"), ("w2", "COMPLETED"), ("w3", "CANCELLED"), ("w4", "CANCELLED")] {
+    for (id, state) in
+        [("w1", "COMPLETED"), ("w2", "COMPLETED"), ("w3", "CANCELLED"), ("w4", "CANCELLED")]
+    {
         let task = ended(&client, id).await?;
         ensure!(task["state"] == format!("TASK_STATE_{state}") && task["priority"] == 8, "{task}");
     }
@@ -104,7 +120,9 @@ async fn about_changes(dev: &Dev) -> anyhow::Result<()> {
 }
 
 async fn about_queues(dev: &Dev) -> anyhow::Result<()> {
-    for [pause, resume] in [[&["pause"][..], &["resume"]], [&["queue", "pause"], &["queue", "resume"]]] {
+    for [pause, resume] in
+        [[&["pause"][..], &["resume"]], [&["queue", "pause"], &["queue", "resume"]]]
+    {
         let (text, json) = both(dev, &[pause, &["default"]].concat()).await?;
         ensure!(text.contains("default is paused") && json[0].is_object(), "{text} {json:?}");
         let (text, json) = both(dev, &["queue", "ls"]).await?;
@@ -159,8 +177,14 @@ async fn about_the_platform(dev: &Dev) -> anyhow::Result<()> {
         ensure!(script.status.success() && script.stdout.contains("reprioritise"), "{shell}");
     }
     let help = cli(dev, &["--help"]).await?;
-    for verb in ["dev", "serve", "doctor", "submit", "ls", "get", "result", "logs", "watch", "why", "cancel"] {
-        ensure!(help.stdout.contains(&format!("\n  {verb} ")), "{verb} is not in the help: {}", help.stdout);
+    for verb in [
+        "dev", "serve", "doctor", "submit", "ls", "get", "result", "logs", "watch", "why", "cancel",
+    ] {
+        ensure!(
+            help.stdout.contains(&format!("\n  {verb} ")),
+            "{verb} is not in the help: {}",
+            help.stdout
+        );
     }
     Ok(())
 }
@@ -175,8 +199,9 @@ async fn about_workers(dev: &Dev) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn colours_respect_no_color_and_exit_codes_tell_the_kinds_of_errors_apart() -> anyhow::Result<()> {
-    let mut dev = Jetmill::dev().start().await?;
+async fn colours_respect_no_color_and_exit_codes_tell_the_kinds_of_errors_apart()
+-> anyhow::Result<()> {
+    let dev = Jetmill::dev().start().await?;
     submit_json(&nats(&dev).await?, &json!({ "task_id": "seen" })).await?;
     let coloured = with_env(&dev, &["ls"], &[("CLICOLOR_FORCE", "1")]).await?;
     ensure!(coloured.contains(ESCAPE), "{coloured:?}");
@@ -184,7 +209,6 @@ async fn colours_respect_no_color_and_exit_codes_tell_the_kinds_of_errors_apart(
     ensure!(plain.contains("seen") && !plain.contains(ESCAPE), "{plain:?}");
 
     probes(&dev).await.context("probes and metrics")?;
-
     let nats_url = dev.addresses().nats.clone();
     for (args, code, says) in [
         (&["get", "nobody"][..], 3, "jetmill ls"),
@@ -202,9 +226,13 @@ async fn colours_respect_no_color_and_exit_codes_tell_the_kinds_of_errors_apart(
     let json = cli(&dev, &["--json", "get", "nobody"]).await?;
     let error: Value = serde_json::from_str(&json.stderr).with_context(|| json.stderr.clone())?;
     ensure!(error["error"]["code"] == "not_found" && error["error"]["hint"].is_string(), "{error}");
-    dev.kill9()?;
-    let away = Jetmill::cli(&nats_url, &["ls"]).await?;
-    expect_error(&["ls"], &away, 5, "jetmill dev")
+    let empty = NatsServer::start()?;
+    let nats_url = empty.url();
+    let alone = Jetmill::cli(&nats_url, &["get", "a"]).await?;
+    expect_error(&["get", "a"], &alone, 5, "jetmill serve registry")?;
+    drop(empty);
+    let away = Jetmill::cli(&nats_url, &["get", "a"]).await?;
+    expect_error(&["get", "a"], &away, 5, "jetmill dev")
 }
 
 fn expect_error(args: &[&str], ended: &Output, code: i32, says: &str) -> anyhow::Result<()> {
@@ -227,12 +255,22 @@ async fn probes(dev: &Dev) -> anyhow::Result<()> {
         let (status, body) = http(address, path).await?;
         ensure!(status == 200, "{path} is {status}: {body}");
     }
-    let metrics = eventually("metrics of every service", SOON, async || {
-        let (status, body) = http(address, "/metrics").await.ok()?;
-        let services = ["jetmill_registry_", "jetmill_scheduler_", "jetmill_worker_pool_"];
-        (status == 200 && services.iter().all(|name| body.contains(name))).then_some(body)
-    });
-    let metrics = metrics.await?;
-    ensure!(metrics.contains("# TYPE jetmill_registry_events_total counter"), "{metrics}");
+    let (status, _) = http(address, "/nowhere").await?;
+    ensure!(status == 404, "{status}");
+    let ran = cli(dev, &["submit", "--wait", "--", "true"]).await?;
+    ensure!(ran.status.success(), "{ran:?}");
+    RegistryClient::new(grpc(dev).await?).stats(pb::StatsRequest::default()).await?;
+    let wanted = [
+        "jetmill_registry_events_total",
+        "jetmill_scheduler_released_total",
+        "jetmill_worker_attempts_total",
+        "jetmill_gateway_requests_total",
+    ];
+    let (status, metrics) = http(address, "/metrics").await?;
+    ensure!(status == 200, "{metrics}");
+    for name in wanted {
+        let kind = format!("# TYPE {name} counter");
+        ensure!(metrics.contains(&kind), "{kind:?} is not in {metrics}");
+    }
     Ok(())
 }

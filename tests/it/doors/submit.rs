@@ -107,7 +107,10 @@ async fn every_field(dev: &Dev, client: &async_nats::Client) -> anyhow::Result<(
     ] {
         ensure!(full[field] == value, "{field} is not {value}: {full}");
     }
-    ensure!(full["depends_on"] == json!([{ "task_id": ID }, { "task_id": "later", "on": "end" }]), "{full}");
+    ensure!(
+        full["depends_on"] == json!([{ "task_id": ID }, { "task_id": "later", "on": "end" }]),
+        "{full}"
+    );
     ensure!(full["deadline"].is_string() && full["run_at"].is_string(), "{full}");
     ensure!(full["spec"]["retry"]["backoff"] == "2s", "{full}");
     Ok(())
@@ -253,7 +256,8 @@ async fn by_command(dev: &Dev) -> anyhow::Result<()> {
     let script = ["submit", "--wait", "--script", "echo a; echo b | tr b c"];
     let shown = cli(dev, &script).await?;
     ensure!(shown.status.success() && shown.stdout.contains("a\nc"), "{shown:?}");
-    let failing = cli(dev, &["submit", "--wait", "--script", "exit 3", "--max-attempts", "1"]).await?;
+    let failing =
+        cli(dev, &["submit", "--wait", "--script", "exit 3", "--max-attempts", "1"]).await?;
     ensure!(failing.status.code() == Some(1), "{failing:?}");
     let nonsense = cli(dev, &["submit", "--priority", "11", "--", "true"]).await?;
     ensure!(nonsense.status.code() == Some(2), "{nonsense:?}");

@@ -61,7 +61,7 @@ async fn after_a_kill_it_goes_on_where_it_was_and_nothing_stays_behind() -> anyh
     let task = view.task(&stuck).await?;
     assert_eq!((task.attempts, task.tries), (2, 0), "the lost attempt is no try");
     view.cli(&["queue", "resume", "later"]).await?;
-    once(&view, &paused).await?;
+    view.waits_for(&paused, &["no_worker"]).await?;
     let again = view.client.submit(crate::rig::spec(shell("quick-0", "echo done", mark))?).await?;
     assert!(again.existing, "what was accepted before the kill is still known");
     Ok(())

@@ -138,7 +138,8 @@ async fn everything_can_be_paused_and_goes_on() -> anyhow::Result<()> {
     let rig = Rig::start().await?;
     let record = Record::default();
     let _worker = rig.worker("one", 4, record.handlers(&gate())).await?;
-    assert!(pause(&rig, "").await?);
+    rig.cli(&["pause", "--all", "--reason", "a test"]).await?;
+    assert!(!pause(&rig, "").await?, "everything is paused already");
     let shell: TaskId =
         rig.submit(json!({ "executor": { "shell": { "argv": ["true"] } } })).await?;
     let call = rig.submit(call("one", "note", "x")).await?;

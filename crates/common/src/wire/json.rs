@@ -4,6 +4,7 @@
 //! A submission with a field that there is not is refused, since it asks for something that would
 //! not happen. A report with one is kept whole: what Jetmill does not know becomes metadata.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct as _};
 use serde_json::{Map, Value, json};
 
 use super::{NotAnEvent, Received, undecodable};
@@ -51,8 +52,50 @@ pub(super) fn spec(value: Value) -> Result<pb::TaskSpec, ApiError> {
         let names = names.into_iter().collect::<Vec<_>>().join(", ");
         return Err(ApiError::invalid(unknown).hint(format!("the fields are {names}; anything else goes into metadata")));
     }
-    serde_json::from_value(Value::Object(object))
-        .map_err(|e| ApiError::invalid_field("task", format!("has a field of the wrong type: {e}")))
+    let value = Value::Object(object);
+    pb::TaskSpec::deserialize(&value).map_err(|e| wrong_types(&value, &e))
+}
+
+/// Names the fields that cannot be read by reading each alone.
+fn wrong_types(value: &Value, error: &serde_json::Error) -> ApiError {
+    let fields = value.as_object().into_iter().flatten();
+    let wrong = fields.filter_map(|(key, value)| {
+        let alone = Value::Object(Object::from_iter([(key.clone(), value.clone())]));
+        let error = pb::TaskSpec::deserialize(&alone).err()?;
+        Some(Violation { field: key.clone(), problem: format!("has the wrong type: {error}") })
+    });
+    let wrong = wrong.collect::<Vec<_>>();
+    if wrong.is_empty() {
+        // Such as a field in both spellings.
+        return ApiError::invalid_field("task", format!("cannot be read: {error}"));
+    }
+    ApiError::invalid(wrong)
+}
+
+/// A request to submit, read as strictly and with the same complaints as a single submission.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubmitJson {
+    #[serde(default)]
+    tasks: Vec<Value>,
+}
+
+impl<'de> Deserialize<'de> for pb::SubmitRequest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let SubmitJson { tasks } = SubmitJson::deserialize(deserializer)?;
+        let read = (0..).zip(tasks).map(|(n, task)| {
+            spec(task).map_err(|error| de::Error::custom(format_args!("tasks[{n}]: {error}")))
+        });
+        Ok(Self { tasks: read.collect::<Result<_, _>>()? })
+    }
+}
+
+impl Serialize for pb::SubmitRequest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("SubmitRequest", 1)?;
+        object.serialize_field("tasks", &self.tasks)?;
+        object.end()
+    }
 }
 
 fn submission(object: Object) -> Result<pb::Event, NotAnEvent> {

@@ -23,6 +23,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use super::latency::Latency;
+
 const QUEUE: &str = "bench";
 const CHUNK: usize = 1_000;
 const CHUNKS_IN_FLIGHT: usize = 4;
@@ -47,34 +49,6 @@ pub(super) struct Run {
     pub(super) executions: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) accept: Option<Latency>,
-}
-
-/// Milliseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Latency {
-    pub(super) samples: usize,
-    pub(super) p50_ms: f64,
-    pub(super) p95_ms: f64,
-    pub(super) p99_ms: f64,
-    pub(super) max_ms: f64,
-}
-
-impl Latency {
-    /// Nearest rank.
-    pub(super) fn of(mut samples: Vec<Duration>) -> Self {
-        samples.sort_unstable();
-        let at = |share: f64| {
-            let rank = (samples.len() as f64 * share).ceil().max(1.0) as usize - 1;
-            samples.get(rank).map_or(0.0, |d| (d.as_secs_f64() * 1e5).round() / 1e2)
-        };
-        Self {
-            samples: samples.len(),
-            p50_ms: at(0.5),
-            p95_ms: at(0.95),
-            p99_ms: at(0.99),
-            max_ms: at(1.0),
-        }
-    }
 }
 
 /// The generator of the load: a client, and a worker of its own with a handler that does nothing.
@@ -285,20 +259,5 @@ fn summary(tasks: usize, whole: Duration, accepted: Duration, rows: u64) -> Run 
         rows,
         executions: 0,
         accept: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_of_the_nearest_rank() {
-        let latency = Latency::of((1..=100).map(Duration::from_millis).collect());
-        assert_eq!(
-            (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.max_ms),
-            (50.0, 95.0, 99.0, 100.0)
-        );
-        assert_eq!(Latency::of(Vec::new()).samples, 0);
     }
 }

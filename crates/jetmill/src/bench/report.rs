@@ -3,12 +3,7 @@
 use comfy_table::Cell;
 use serde::Serialize;
 
-use super::{
-    instance::Memory,
-    machine::Machine,
-    measure::{Latency, Run},
-    raw::Raw,
-};
+use super::{instance::Memory, latency::Latency, machine::Machine, measure::Run, raw::Raw};
 use crate::table;
 
 /// Every figure of one run.

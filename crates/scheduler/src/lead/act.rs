@@ -142,14 +142,18 @@ impl Lead {
                 }
             }
             let outcomes = self.dispatcher.release(&messages).await;
-            let mut refused = false;
+            let (mut refused, mut attempts) = (false, 0);
             // From the back, so that what goes back to the front keeps its order.
             for (outcome, tickets) in outcomes.into_iter().zip(groups).rev() {
-                if outcome == Released::Refused {
-                    refused = true;
-                    tickets.into_iter().rev().for_each(|ticket| self.planner.unrelease(ticket));
+                match outcome {
+                    Released::Out => attempts += tickets.len(),
+                    Released::Refused => {
+                        refused = true;
+                        tickets.into_iter().rev().for_each(|ticket| self.planner.unrelease(ticket));
+                    }
                 }
             }
+            self.metrics.released(attempts);
             if refused {
                 return;
             }
