@@ -44,7 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut prost = prost_build::Config::new();
     prost.btree_map(["."]).boxed(".jetmill.v1.Event.kind.created");
     let mut json = pbjson_build::Builder::new();
-    json.register_descriptors(&bytes)?.exclude(OWN_SERDE).btree_map(["."]).preserve_proto_field_names();
+    json.register_descriptors(&bytes)?
+        .exclude(OWN_SERDE)
+        .btree_map(["."])
+        .preserve_proto_field_names();
     for (proto, rust) in TIMES {
         prost.extern_path(proto, rust);
         json.extern_path(proto, rust);

@@ -250,23 +250,50 @@ pub(crate) fn time(
     at.map(Into::into).with_context(|| format!("{what} is missing"))
 }
 
-/// The processes whose environment has this text. The test's own variables never have it.
-pub(crate) fn marked(mark: &str) -> Vec<PathBuf> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .map(|process| process.path())
-        .filter(|path| {
-            let environment = fs::read(path.join("environ")).unwrap_or_default();
-            environment.windows(mark.len()).any(|part| part == mark.as_bytes())
-        })
-        .collect()
-}
+/// Marks processes by a variable of their environment, which their children inherit.
+pub(crate) struct Mark(String);
 
-/// Waits until no process has the mark.
-pub(crate) async fn gone(mark: &str) -> anyhow::Result<()> {
-    let ended = eventually("the end of every marked process", SOON, async || {
-        marked(mark).is_empty().then_some(())
-    });
-    let ended = ended.await;
-    ended.with_context(|| format!("{:?} live on", marked(mark)))
+impl Mark {
+    /// The variable.
+    pub(crate) const NAME: &str = "TEST_MARK";
+
+    /// A mark that no other run of the tests has.
+    pub(crate) fn new(what: &str) -> Self {
+        Self(format!("{what}-{}-", std::process::id()))
+    }
+
+    /// The variable's value.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// The marked processes that live.
+    pub(crate) fn processes(&self) -> Vec<PathBuf> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let variable = format!("{}={}", Self::NAME, self.0);
+        processes
+            .map(|process| process.path())
+            .filter(|path| {
+                let environment = fs::read(path.join("environ")).unwrap_or_default();
+                environment.split(|byte| *byte == 0).any(|pair| pair == variable.as_bytes())
+            })
+            .collect()
+    }
+
+    /// Waits until so many live.
+    pub(crate) async fn seen(&self, processes: usize) -> anyhow::Result<()> {
+        eventually(&format!("{processes} processes marked {}", self.0), SOON, async || {
+            (self.processes().len() >= processes).then_some(())
+        })
+        .await
+    }
+
+    /// Waits until none lives.
+    pub(crate) async fn gone(&self) -> anyhow::Result<()> {
+        let ended = eventually("the end of every marked process", SOON, async || {
+            self.processes().is_empty().then_some(())
+        });
+        let ended = ended.await;
+        ended.with_context(|| format!("{:?} live on", self.processes()))
+    }
 }

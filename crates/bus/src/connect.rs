@@ -52,8 +52,11 @@ impl Bus {
 /// Connects, or says why it cannot. Afterwards the connection repairs itself for ever.
 pub async fn connect(options: &ConnectOptions) -> Result<Bus, ApiError> {
     let unavailable = |why: &dyn std::fmt::Display| {
-        ApiError::new(ErrorCode::Unavailable, format!("cannot reach NATS at {}: {why}", options.url))
-            .hint("start one with `jetmill dev`, or name yours with --nats-url")
+        ApiError::new(
+            ErrorCode::Unavailable,
+            format!("cannot reach NATS at {}: {why}", options.url),
+        )
+        .hint("start one with `jetmill dev`, or name yours with --nats-url")
     };
     let servers = options
         .url

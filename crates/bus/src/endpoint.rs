@@ -146,7 +146,8 @@ async fn respond_error(
 }
 
 fn format_of(body: &[u8], headers: Option<&HeaderMap>) -> Format {
-    let content_type = headers.and_then(|h| h.get("Content-Type")).map(async_nats::HeaderValue::as_str);
+    let content_type =
+        headers.and_then(|h| h.get("Content-Type")).map(async_nats::HeaderValue::as_str);
     match content_type {
         Some("application/protobuf") => Format::Protobuf,
         kind if wire::is_json(kind, body) || (kind.is_none() && body.is_empty()) => Format::Json,
@@ -154,7 +155,10 @@ fn format_of(body: &[u8], headers: Option<&HeaderMap>) -> Format {
     }
 }
 
-fn decode<Req: Message + Default + DeserializeOwned>(body: &[u8], format: Format) -> Result<Req, ApiError> {
+fn decode<Req: Message + Default + DeserializeOwned>(
+    body: &[u8],
+    format: Format,
+) -> Result<Req, ApiError> {
     match format {
         Format::Json if body.is_empty() => Ok(Req::default()),
         Format::Json => serde_json::from_slice(body)
@@ -191,8 +195,9 @@ where
     );
     let unavailable = |why: &str| {
         let word = service.replace('_', "-");
-        ApiError::new(ErrorCode::Unavailable, format!("the {word} {why}"))
-            .hint(format!("start one with `jetmill serve {word}`, or everything with `jetmill dev`"))
+        ApiError::new(ErrorCode::Unavailable, format!("the {word} {why}")).hint(format!(
+            "start one with `jetmill serve {word}`, or everything with `jetmill dev`"
+        ))
     };
     let reply = match tokio::time::timeout(limits::REQUEST_TIMEOUT, asked).await {
         Err(_) => return Err(unavailable("did not answer in time")),

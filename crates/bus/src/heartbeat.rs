@@ -14,7 +14,8 @@ pub async fn put(bus: &Bus, heartbeat: &pb::Heartbeat) -> anyhow::Result<()> {
         .payload(heartbeat.encode_to_vec().into())
         .ttl(limits::WORKER_LOST_AFTER);
     let subject = format!("$KV.{}.{}", subject::WORKERS, heartbeat.worker);
-    let ack = bus.jetstream().send_publish(subject, message).await.context("failed to send heartbeat")?;
+    let ack =
+        bus.jetstream().send_publish(subject, message).await.context("failed to send heartbeat")?;
     ack.await.context("failed to store heartbeat")?;
     Ok(())
 }

@@ -45,11 +45,16 @@ impl PublishError {
 impl From<PublishError> for ApiError {
     fn from(error: PublishError) -> Self {
         let (code, hint) = match error {
-            PublishError::Exhausted => (ErrorCode::Exhausted, "retry after work in progress has ended"),
-            PublishError::TooLarge => (ErrorCode::InvalidArgument, "put large data elsewhere and name its place"),
-            PublishError::Unavailable(_) => {
-                (ErrorCode::Unavailable, "check nats-server with `jetmill doctor`, then repeat: the same id is the same task")
+            PublishError::Exhausted => {
+                (ErrorCode::Exhausted, "retry after work in progress has ended")
             }
+            PublishError::TooLarge => {
+                (ErrorCode::InvalidArgument, "put large data elsewhere and name its place")
+            }
+            PublishError::Unavailable(_) => (
+                ErrorCode::Unavailable,
+                "check nats-server with `jetmill doctor`, then repeat: the same id is the same task",
+            ),
         };
         Self::new(code, error.to_string()).hint(hint)
     }
@@ -90,8 +95,12 @@ impl Publisher {
         let mut subject = String::new();
         for event in events {
             let encoded = wire::encode(&event);
-            if chunk.len() >= limits::BUNDLE_EVENTS_MAX || bytes + encoded.len() > limits::BUNDLE_BYTES_MAX {
-                waits.push(self.send(std::mem::take(&mut subject), std::mem::take(&mut chunk)).await?);
+            if chunk.len() >= limits::BUNDLE_EVENTS_MAX
+                || bytes + encoded.len() > limits::BUNDLE_BYTES_MAX
+            {
+                waits.push(
+                    self.send(std::mem::take(&mut subject), std::mem::take(&mut chunk)).await?,
+                );
                 bytes = 0;
             }
             bytes += encoded.len();
@@ -185,7 +194,9 @@ fn take_message(waiting: &mut Vec<Order>) -> Option<(Message, Callers)> {
         callers.push(order.done);
     }
     let message = match encoded.pop() {
-        Some(event) if encoded.is_empty() => Message { subject: first.subject, payload: event.into() },
+        Some(event) if encoded.is_empty() => {
+            Message { subject: first.subject, payload: event.into() }
+        }
         last => {
             encoded.extend(last);
             Message { subject: subject::BUNDLE.into(), payload: wire::bundle(encoded).into() }

@@ -149,10 +149,16 @@ impl Reader {
         }
         if cursor.sequence > info.state.last_sequence {
             // The log forgot what the state knows: a restored or truncated log.
-            return Err(ReadError::Gap { expected: cursor.sequence + 1, found: info.state.last_sequence });
+            return Err(ReadError::Gap {
+                expected: cursor.sequence + 1,
+                found: info.state.last_sequence,
+            });
         }
         if cursor.sequence + 1 < info.state.first_sequence {
-            return Err(ReadError::Gap { expected: cursor.sequence + 1, found: info.state.first_sequence });
+            return Err(ReadError::Gap {
+                expected: cursor.sequence + 1,
+                found: info.state.first_sequence,
+            });
         }
         let config = OrderedConfig {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: cursor.sequence + 1 },

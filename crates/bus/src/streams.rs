@@ -178,7 +178,9 @@ pub async fn identity(bus: &Bus) -> anyhow::Result<Uuid> {
 }
 
 pub(crate) fn identity_of(metadata: &HashMap<String, String>) -> anyhow::Result<Uuid> {
-    let text = metadata.get(IDENTITY).context("the stream TASKS was not made by Jetmill: it has no identity")?;
+    let text = metadata
+        .get(IDENTITY)
+        .context("the stream TASKS was not made by Jetmill: it has no identity")?;
     text.parse().context("the identity of the stream TASKS is no UUID")
 }
 

@@ -55,7 +55,9 @@ pub async fn submit(
     }
     answers
         .into_iter()
-        .map(|answer| answer.unwrap_or_else(|| Err(ApiError::new(ErrorCode::Internal, "no answer"))))
+        .map(|answer| {
+            answer.unwrap_or_else(|| Err(ApiError::new(ErrorCode::Internal, "no answer")))
+        })
         .collect()
 }
 
@@ -79,7 +81,10 @@ async fn submit_fresh(publisher: &Publisher, specs: Vec<(usize, TaskSpec)>) -> V
     let mut events = Vec::with_capacity(specs.len());
     let mut names = Vec::with_capacity(specs.len());
     for (place, spec) in specs {
-        #[expect(clippy::disallowed_methods, reason = "a task without an id of the caller's gets one here")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a task without an id of the caller's gets one here"
+        )]
         let id = TaskId::from_uuid(Uuid::now_v7());
         names.push((place, spec.tenant(), id.clone()));
         events.push(Event::Task(created(spec, &id)));
@@ -141,7 +146,8 @@ async fn existing(
     id: &TaskId,
     digest: u64,
 ) -> Result<pb::Submission, ApiError> {
-    let unavailable = |why: String| ApiError::new(ErrorCode::Unavailable, why).hint("repeat the submission");
+    let unavailable =
+        |why: String| ApiError::new(ErrorCode::Unavailable, why).hint("repeat the submission");
     let stream = bus
         .jetstream()
         .get_stream_no_info(subject::TASKS)
@@ -163,10 +169,15 @@ async fn existing(
         sequence: first.sequence,
     };
     match wire::decode(received).pop() {
-        Some(Ok(Event::Task(TaskEvent { kind: Kind::Created(spec), .. }))) if spec.digest() == digest => {
+        Some(Ok(Event::Task(TaskEvent { kind: Kind::Created(spec), .. })))
+            if spec.digest() == digest =>
+        {
             Ok(accepted(tenant, id, first.sequence, true))
         }
-        _ => Err(ApiError::new(ErrorCode::Conflict, format!("there is another task {id:?}", id = id.as_str()))
-            .hint(format!("see `jetmill get {id}`; a new task needs another id or key"))),
+        _ => Err(ApiError::new(
+            ErrorCode::Conflict,
+            format!("there is another task {id:?}", id = id.as_str()),
+        )
+        .hint(format!("see `jetmill get {id}`; a new task needs another id or key"))),
     }
 }

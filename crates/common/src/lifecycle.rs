@@ -227,8 +227,11 @@ pub fn apply(state: Option<State>, event: &Kind) -> Result<State, Ignored> {
             losses: s.losses.saturating_add(1),
             ..s
         }),
-        Kind::Returned(body) => reported_by_worker(state, body.attempt)
-            .map(|s| State { phase: Phase::Pending, ended: body.attempt, ..s }),
+        Kind::Returned(body) => reported_by_worker(state, body.attempt).map(|s| State {
+            phase: Phase::Pending,
+            ended: body.attempt,
+            ..s
+        }),
         Kind::Skipped(_) => match state.phase {
             Phase::Pending => Ok(State { phase: Phase::Skipped, ..state }),
             Phase::Verdict
@@ -322,7 +325,12 @@ fn updated(state: State, status: &str) -> Result<State, Ignored> {
         return Err(Ignored::NotExternal);
     }
     let phase = match status {
-        "active" | "running" | "started" | "in_progress" | "assigned" | "observing"
+        "active"
+        | "running"
+        | "started"
+        | "in_progress"
+        | "assigned"
+        | "observing"
         | "awaiting_validation" => Phase::Running,
         "pending" | "open" | "queued" | "blocked" => Phase::Pending,
         "completed" | "resolved" | "success" => Phase::Completed,
@@ -348,7 +356,9 @@ fn failed(state: State, attempt: u32, cause: Cause) -> Result<State, Ignored> {
     }
     let state = reported(state, attempt)?;
     let tries = match cause {
-        Cause::Error | Cause::Timeout | Cause::Rejected if attempt > 0 => state.tries.saturating_add(1),
+        Cause::Error | Cause::Timeout | Cause::Rejected if attempt > 0 => {
+            state.tries.saturating_add(1)
+        }
         Cause::Error
         | Cause::Timeout
         | Cause::Lost

@@ -148,7 +148,10 @@ mod tests {
     fn subjects_of_the_log_are_parsed_as_they_are_built() {
         let id = TaskId::parse("a b").expect("text");
         assert_eq!(parse_log(&event("started")), Some(LogSubject::Event("started")));
-        assert_eq!(parse_log(&created(&Tenant::default(), &id)), Some(LogSubject::Event("created")));
+        assert_eq!(
+            parse_log(&created(&Tenant::default(), &id)),
+            Some(LogSubject::Event("created"))
+        );
         assert_eq!(parse_log(&policy("paused")), Some(LogSubject::Policy("paused")));
         assert_eq!(parse_log("mission.resolved"), Some(LogSubject::Mission("resolved")));
         assert_eq!(parse_log(BUNDLE), Some(LogSubject::Bundle));

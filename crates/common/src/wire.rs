@@ -73,7 +73,8 @@ pub fn decode(message: Received<'_>) -> Vec<Result<Event, NotAnEvent>> {
 
 /// The bytes of one item of a message; `None` when the message has no such item.
 pub fn item(message: Received<'_>, index: u32) -> Option<Vec<u8>> {
-    let whole = message.subject != subject::BUNDLE || is_json(message.content_type, message.payload);
+    let whole =
+        message.subject != subject::BUNDLE || is_json(message.content_type, message.payload);
     if whole {
         return (index == 0).then(|| message.payload.to_vec());
     }
@@ -101,7 +102,9 @@ fn decode_event(
     let event = pb::Event::decode(bytes).map_err(|e| undecodable("not an event", &e))?;
     let word = event.kind.as_ref().map(body_word);
     match (subject, word) {
-        (LogSubject::Event(expected) | LogSubject::Policy(expected), Some(word)) if expected != word => {
+        (LogSubject::Event(expected) | LogSubject::Policy(expected), Some(word))
+            if expected != word =>
+        {
             let problem = format!("an event {word:?} on the subject of {expected:?}");
             return Err(NotAnEvent::Undecodable(problem));
         }
@@ -219,7 +222,8 @@ struct About {
 impl About {
     fn event(self, kind: Kind) -> Result<Event, NotAnEvent> {
         Ok(Event::Task(TaskEvent {
-            tenant: Tenant::parse_or_default(&self.tenant).map_err(|e| undecodable("tenant", &e))?,
+            tenant: Tenant::parse_or_default(&self.tenant)
+                .map_err(|e| undecodable("tenant", &e))?,
             id: TaskId::parse(&self.id).map_err(|e| undecodable("task_id", &e))?,
             at: self.at,
             actor: self.actor,
@@ -245,7 +249,8 @@ fn created(
     let spec = TaskSpec::parse(spec).map_err(|violations| {
         NotAnEvent::Undecodable(crate::error::ApiError::invalid(violations).to_string())
     })?;
-    let id = spec.id().unwrap_or_else(|| TaskId::from_place(message.stream, message.sequence, index));
+    let id =
+        spec.id().unwrap_or_else(|| TaskId::from_place(message.stream, message.sequence, index));
     let spec = spec.with_id(&id).with_trace(&about.traceparent);
     id.as_str().clone_into(&mut about.id);
     spec.tenant().as_str().clone_into(&mut about.tenant);
@@ -259,7 +264,8 @@ fn created(
 /// A completion that says it was none; older reporters put the error into its metadata.
 fn unsuccessful(body: pb::Completed) -> pb::Failed {
     let metadata = body.result_metadata.as_ref().map(pb::Json::to_value).unwrap_or_default();
-    let error_message = metadata.get("error").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let error_message =
+        metadata.get("error").and_then(serde_json::Value::as_str).unwrap_or_default();
     pb::Failed {
         attempt: body.attempt,
         cause: pb::Cause::Error as i32,

@@ -49,9 +49,18 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<pb::PauseResponse, ApiError>>,
     },
     /// Where the task's submission lies in the log.
-    Place { key: TaskKey, reply: oneshot::Sender<Option<(u64, u32)>> },
-    Why { key: TaskKey, spec: Box<TaskSpec>, reply: oneshot::Sender<Option<pb::WhyResponse>> },
-    Queues { reply: oneshot::Sender<pb::QueuesResponse> },
+    Place {
+        key: TaskKey,
+        reply: oneshot::Sender<Option<(u64, u32)>>,
+    },
+    Why {
+        key: TaskKey,
+        spec: Box<TaskSpec>,
+        reply: oneshot::Sender<Option<pb::WhyResponse>>,
+    },
+    Queues {
+        reply: oneshot::Sender<pb::QueuesResponse>,
+    },
 }
 
 /// What became of one task.
@@ -157,10 +166,16 @@ impl Door {
         self.change(request.selection, Change::Retry, request.actor, request.dry_run).await
     }
 
-    async fn reprioritise(&self, request: pb::ReprioritiseRequest) -> Result<pb::ChangeResponse, ApiError> {
+    async fn reprioritise(
+        &self,
+        request: pb::ReprioritiseRequest,
+    ) -> Result<pb::ChangeResponse, ApiError> {
         let priority = u8::try_from(request.priority).ok().filter(|p| (1..=10).contains(p));
         let Some(priority) = priority else {
-            return Err(ApiError::invalid_field("priority", "must be 1 to 10, where 10 is the most urgent"));
+            return Err(ApiError::invalid_field(
+                "priority",
+                "must be 1 to 10, where 10 is the most urgent",
+            ));
         };
         let change = Change::Reprioritise { priority };
         self.change(request.selection, change, request.actor, request.dry_run).await
@@ -297,8 +312,12 @@ impl Door {
         self.ask(|reply| Command::Queues { reply }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ApiError> {
-        let ended = || ApiError::new(ErrorCode::Unavailable, "the scheduler is stopping").hint("ask again");
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, ApiError> {
+        let ended =
+            || ApiError::new(ErrorCode::Unavailable, "the scheduler is stopping").hint("ask again");
         let (reply, answer) = oneshot::channel();
         self.asker.commands.send(command(reply)).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())
@@ -307,9 +326,11 @@ impl Door {
     /// Waits until the planner knows what was in the log when the request came.
     async fn catch_up(&self) -> Result<(), ApiError> {
         let behind = |why: String| {
-            ApiError::new(ErrorCode::Unavailable, format!("the scheduler has not caught up: {why}")).hint("ask again")
+            ApiError::new(ErrorCode::Unavailable, format!("the scheduler has not caught up: {why}"))
+                .hint("ask again")
         };
-        let last = streams::last_sequence(&self.ctx.bus).await.map_err(|e| behind(format!("{e:#}")))?;
+        let last =
+            streams::last_sequence(&self.ctx.bus).await.map_err(|e| behind(format!("{e:#}")))?;
         let mut folded = self.asker.folded.clone();
         let caught_up = folded.wait_for(|sequence| *sequence >= last);
         match tokio::time::timeout(limits::CATCH_UP_WAIT, caught_up).await {
@@ -328,6 +349,7 @@ fn queue(text: &str) -> Result<Option<QueueName>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let queue = QueueName::parse(text).map_err(|e| Violation { field: "queue".into(), problem: e.to_string() });
+    let queue = QueueName::parse(text)
+        .map_err(|e| Violation { field: "queue".into(), problem: e.to_string() });
     queue.map(Some).map_err(|violation| ApiError::invalid(vec![violation]))
 }

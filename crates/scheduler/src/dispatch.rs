@@ -101,7 +101,8 @@ impl Dispatcher {
     /// Publishes releases in order, all under way at once; after a refusal the sequence is read
     /// again, and what came after it has been refused with it.
     pub(crate) async fn release(&mut self, messages: &[Outgoing]) -> Vec<Released> {
-        let mut acks: Vec<Result<PublishAckFuture, PublishError>> = Vec::with_capacity(messages.len());
+        let mut acks: Vec<Result<PublishAckFuture, PublishError>> =
+            Vec::with_capacity(messages.len());
         for (n, message) in (0..).zip(messages) {
             let mut publish = PublishMessage::build()
                 .payload(message.body.clone().into())

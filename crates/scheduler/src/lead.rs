@@ -23,14 +23,8 @@ use tokio::{
 };
 
 use crate::{
-    Config,
-    admin::Commands,
-    dispatch::Dispatcher,
-    lease::Lease,
-    metrics::Metrics,
-    payload::Payloads,
-    plan::Planner,
-    snapshot,
+    Config, admin::Commands, dispatch::Dispatcher, lease::Lease, metrics::Metrics,
+    payload::Payloads, plan::Planner, snapshot,
 };
 
 /// Messages of the log that are folded before something is decided again.
@@ -172,7 +166,9 @@ async fn watch_workers(ctx: &Context) -> anyhow::Result<Heartbeats> {
         match watched {
             Ok(watch) => return Ok(watch.boxed()),
             Err(error) if ctx.shutdown.is_cancelled() => return Err(error),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the heartbeats cannot be watched"),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the heartbeats cannot be watched");
+            }
         }
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
@@ -321,7 +317,9 @@ impl Lead {
             if ready {
                 self.ctx.health.ready();
             } else {
-                self.ctx.health.not_ready("no scheduler leads; a standby takes over within a lease");
+                self.ctx
+                    .health
+                    .not_ready("no scheduler leads; a standby takes over within a lease");
             }
         }
     }

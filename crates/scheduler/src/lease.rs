@@ -32,7 +32,13 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn new(holder: String) -> Self {
         let (epoch, _) = watch::channel(None);
-        Self { holder, born: Instant::now(), renewed_ms: Arc::default(), epoch, another_leads: Arc::default() }
+        Self {
+            holder,
+            born: Instant::now(),
+            renewed_ms: Arc::default(),
+            epoch,
+            another_leads: Arc::default(),
+        }
     }
 
     /// Hears of the leadership's beginning and end.
@@ -80,7 +86,8 @@ pub(crate) async fn keep(ctx: Context, lease: Lease) -> anyhow::Result<()> {
     let mut seen: Option<Seen> = None;
     loop {
         let asked = lease.now_ms();
-        let step = tokio::time::timeout(limits::LEASE / 2, step(&bucket, &lease, held, &mut seen)).await;
+        let step =
+            tokio::time::timeout(limits::LEASE / 2, step(&bucket, &lease, held, &mut seen)).await;
         match step {
             Ok(Ok(Some((revision, epoch)))) => {
                 held = Some((revision, epoch));
@@ -127,7 +134,9 @@ async fn step(
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {
                 // Either somebody took it, or the answer to our last renewal got lost.
                 let entry = bucket.entry(KEY).await.context("failed to read lease")?;
-                let ours = entry.filter(|e| e.value == lease.holder.as_bytes() && e.operation == kv::Operation::Put);
+                let ours = entry.filter(|e| {
+                    e.value == lease.holder.as_bytes() && e.operation == kv::Operation::Put
+                });
                 ours.map(|entry| (entry.revision, epoch))
             }
             Err(error) => return Err(error).context("failed to renew lease"),

@@ -61,7 +61,12 @@ impl Payloads {
     }
 
     /// The submission that lies at this place of the log.
-    pub(crate) async fn get(&mut self, ticket: Ticket, sequence: u64, index: u32) -> anyhow::Result<Payload> {
+    pub(crate) async fn get(
+        &mut self,
+        ticket: Ticket,
+        sequence: u64,
+        index: u32,
+    ) -> anyhow::Result<Payload> {
         if let Some((payload, _)) = self.kept.get(&ticket) {
             return Ok(payload.clone());
         }

@@ -189,13 +189,16 @@ impl Planner {
     /// The task that a ticket is for, if it is still open.
     pub fn entry(&self, ticket: Ticket) -> Option<&Entry> {
         let entry = self.entries.get(ticket.slot as usize)?;
-        (entry.generation == ticket.generation && self.open.get(&entry.key) == Some(&ticket.slot)).then_some(entry)
+        (entry.generation == ticket.generation && self.open.get(&entry.key) == Some(&ticket.slot))
+            .then_some(entry)
     }
 
     /// The queue of a task.
     pub fn queue_of(&self, entry: &Entry) -> (&QueueName, &Queue) {
-        let (name, queue) =
-            self.queues.get(usize::from(entry.queue)).expect("invariant: an entry's queue is known");
+        let (name, queue) = self
+            .queues
+            .get(usize::from(entry.queue))
+            .expect("invariant: an entry's queue is known");
         (name, queue)
     }
 
@@ -204,7 +207,9 @@ impl Planner {
         let mut all = self
             .queues
             .iter()
-            .map(|(name, queue)| (name.to_string(), queue.clone(), self.workers.service(name.as_str())))
+            .map(|(name, queue)| {
+                (name.to_string(), queue.clone(), self.workers.service(name.as_str()))
+            })
             .collect::<Vec<_>>();
         for name in self.workers.queues() {
             if !all.iter().any(|(known, ..)| known == name) {

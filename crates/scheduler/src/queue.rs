@@ -85,12 +85,14 @@ impl Pace {
     /// An attempt ended that spent this long between its release and its start.
     pub fn ended(&mut self, now_ms: u64, latency_seconds: f64) {
         const SMOOTHING: f64 = 0.05;
-        self.latency_seconds += SMOOTHING * (latency_seconds.clamp(0.0, 1.0) - self.latency_seconds);
+        self.latency_seconds +=
+            SMOOTHING * (latency_seconds.clamp(0.0, 1.0) - self.latency_seconds);
         self.ended += 1;
         let elapsed = now_ms.saturating_sub(self.since_ms);
         if elapsed >= 100 {
             let rate = f64::from(self.ended) * 1_000.0 / elapsed as f64;
-            self.per_second = if elapsed > 5_000 { rate } else { 0.7 * self.per_second + 0.3 * rate };
+            self.per_second =
+                if elapsed > 5_000 { rate } else { 0.7 * self.per_second + 0.3 * rate };
             self.ended = 0;
             self.since_ms = now_ms;
         }

@@ -36,7 +36,10 @@ pub(crate) async fn load(bus: &Bus) -> Option<(Planner, Cursor)> {
     match try_load(bus).await {
         Ok(loaded) => loaded,
         Err(error) => {
-            tracing::info!(error = format!("{error:#}"), "no usable snapshot; folding the whole log");
+            tracing::info!(
+                error = format!("{error:#}"),
+                "no usable snapshot; folding the whole log"
+            );
             None
         }
     }

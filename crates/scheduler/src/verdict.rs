@@ -50,10 +50,13 @@ pub(crate) fn event(
             Kind::Skipped(pb::Skipped { reason })
         }
         Decision::Cycle => {
-            let message = "its dependencies lead back to itself: take one edge out and submit it anew";
+            let message =
+                "its dependencies lead back to itself: take one edge out and submit it anew";
             failed(Cause::Rejected, "cycle", message.into())
         }
-        Decision::Expired => failed(Cause::Expired, "expired", "it waited longer than timeouts.queue".into()),
+        Decision::Expired => {
+            failed(Cause::Expired, "expired", "it waited longer than timeouts.queue".into())
+        }
         Decision::TotalTimeout => {
             failed(Cause::Timeout, "total_timeout", "it took longer than timeouts.total".into())
         }

@@ -17,13 +17,20 @@ fn reason(code: &str, message: impl Into<String>, hint: impl Into<String>) -> pb
 }
 
 /// Explains one task. The submission names the dependencies, whose keys alone the planner knows.
-pub fn why(planner: &Planner, key: TaskKey, spec: &TaskSpec, window_max: u32) -> Option<pb::WhyResponse> {
+pub fn why(
+    planner: &Planner,
+    key: TaskKey,
+    spec: &TaskSpec,
+    window_max: u32,
+) -> Option<pb::WhyResponse> {
     let task_id = spec.as_pb().task_id.clone();
     let (ticket, entry) = match planner.find(key)? {
         Found::Open(ticket, entry) => (ticket, *entry),
         Found::Over(end) => {
             let message = format!("it is over: {}", state_word(end.phase.state()));
-            let hint = format!("`jetmill get {task_id}` shows how; `jetmill retry {task_id}` runs it again");
+            let hint = format!(
+                "`jetmill get {task_id}` shows how; `jetmill retry {task_id}` runs it again"
+            );
             return Some(pb::WhyResponse {
                 task_id,
                 state: end.phase.state().into(),
@@ -52,10 +59,16 @@ pub fn why(planner: &Planner, key: TaskKey, spec: &TaskSpec, window_max: u32) ->
 fn released(planner: &Planner, ticket: Ticket, entry: &Entry) -> pb::Reason {
     let attempt = entry.state.attempt();
     match (entry.state.phase, planner.holder(ticket)) {
-        (Phase::Running, Some(worker)) => {
-            reason("running", format!("attempt {attempt} runs on worker {worker}"), "`jetmill logs -f` follows it")
-        }
-        _ => reason("released", format!("attempt {attempt} is on its way to a worker, or has just begun"), ""),
+        (Phase::Running, Some(worker)) => reason(
+            "running",
+            format!("attempt {attempt} runs on worker {worker}"),
+            "`jetmill logs -f` follows it",
+        ),
+        _ => reason(
+            "released",
+            format!("attempt {attempt} is on its way to a worker, or has just begun"),
+            "",
+        ),
     }
 }
 
@@ -82,7 +95,11 @@ fn waiting(
     let (name, queue) = planner.queue_of(entry);
     let (_, all_paused) = planner.pauses();
     if let Some(why) = all_paused {
-        reasons.push(reason("paused", paused("everything is paused", why), "`jetmill resume --all`"));
+        reasons.push(reason(
+            "paused",
+            paused("everything is paused", why),
+            "`jetmill resume --all`",
+        ));
     }
     if let Some(why) = &queue.paused {
         let message = paused(&format!("queue {name} is paused"), why);
@@ -112,7 +129,9 @@ fn deciding(decision: Decision) -> pb::Reason {
     let message = match decision {
         Decision::Lost => "its worker is gone; the attempt is being given up",
         Decision::AfterLoss => "its attempt was lost; the scheduler is deciding what follows",
-        Decision::DependencyFailed | Decision::DependencyMissing => "it fails: a dependency did not end well",
+        Decision::DependencyFailed | Decision::DependencyMissing => {
+            "it fails: a dependency did not end well"
+        }
         Decision::Skip => "it is being skipped",
         Decision::Cycle => "it fails: it is part of a cycle",
         Decision::Expired => "it fails: it waited too long",
@@ -138,9 +157,11 @@ fn dependencies(planner: &Planner, ticket: Ticket, spec: &TaskSpec) -> Vec<pb::R
                 format!("it depends on {id}, which nobody has submitted"),
                 "submit it, or cancel this task",
             ),
-            Some(_) => {
-                reason("dependency", format!("it depends on {id}, which has not ended"), format!("`jetmill why {id}`"))
-            }
+            Some(_) => reason(
+                "dependency",
+                format!("it depends on {id}, which has not ended"),
+                format!("`jetmill why {id}`"),
+            ),
         });
     }
     reasons

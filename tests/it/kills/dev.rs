@@ -4,25 +4,21 @@ use std::time::Duration;
 
 use jetmill_sdk::{TaskId, pb::TaskState};
 use serde_json::{Value, json};
-use testkit::{Jetmill, eventually};
+use testkit::Jetmill;
 
-use crate::{
-    rig::{View, gone, marked},
-    support::SOON,
-};
+use crate::rig::{Mark, View};
 
-fn shell(id: &str, script: &str, mark: &str) -> Value {
-    let (name, text) = mark.split_once('=').unwrap_or_default();
+fn shell(id: &str, script: &str, mark: &Mark) -> Value {
     json!({
-        "task_id": id, "executor": { "shell": { "script": script, "env": { name: text } } },
+        "task_id": id, "executor": { "shell": { "script": script, "env": { Mark::NAME: mark.text() } } },
         "retry": { "max_attempts": 1 },
     })
 }
 
 #[tokio::test]
 async fn after_a_kill_it_goes_on_where_it_was_and_nothing_stays_behind() -> anyhow::Result<()> {
-    let mark = "TEST_MARK=a-killed-dev";
-    let mut dev = Jetmill::dev().env("TEST_MARK", "a-killed-dev").start().await?;
+    let mark = &Mark::new("killed");
+    let mut dev = Jetmill::dev().env(Mark::NAME, mark.text()).start().await?;
     let view = View::of(&dev.addresses().nats).await?;
     view.cli(&["queue", "pause", "later", "--reason", "over the kill"]).await?;
     let mut ids = Vec::new();
@@ -43,11 +39,10 @@ async fn after_a_kill_it_goes_on_where_it_was_and_nothing_stays_behind() -> anyh
     let delayed = view.submit(delayed).await?;
     view.running(&stuck).await?;
     // The platform, its nats-server, and the command with its attendant.
-    eventually("the marked processes", SOON, async || (marked(mark).len() >= 4).then_some(()))
-        .await?;
+    mark.seen(4).await?;
 
     dev.kill9()?;
-    gone(mark).await?;
+    mark.gone().await?;
     drop(view);
     dev.restart().await?;
 
@@ -77,8 +72,8 @@ async fn once(view: &View, id: &TaskId) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn after_ctrl_c_it_ends_at_once_and_goes_on_when_it_is_started_again() -> anyhow::Result<()> {
-    let mark = "TEST_MARK=an-interrupted-dev";
-    let mut dev = Jetmill::dev().env("TEST_MARK", "an-interrupted-dev").start().await?;
+    let mark = &Mark::new("interrupted");
+    let mut dev = Jetmill::dev().env(Mark::NAME, mark.text()).start().await?;
     let view = View::of(&dev.addresses().nats).await?;
     let stuck = shell("stuck", "test $JETMILL_ATTEMPT -ge 2 || sleep 600", mark);
     let stuck = view.submit(stuck).await?;
@@ -88,7 +83,7 @@ async fn after_ctrl_c_it_ends_at_once_and_goes_on_when_it_is_started_again() -> 
     dev.interrupt()?;
     let status = dev.wait_exit(Duration::from_secs(4)).await?;
     assert!(status.success() || status.code() == Some(130), "{status}");
-    gone(mark).await?;
+    mark.gone().await?;
 
     dev.restart().await?;
     let view = View::of(&dev.addresses().nats).await?;

@@ -2,13 +2,9 @@
 
 use jetmill_sdk::{TaskId, pb::TaskState};
 use serde_json::json;
-use testkit::eventually;
 
 use super::order::{Record, call};
-use crate::{
-    rig::{Rig, gate, gone, marked, value},
-    support::SOON,
-};
+use crate::rig::{Mark, Rig, gate, value};
 
 impl Rig {
     async fn cancel(&self, id: &TaskId) -> anyhow::Result<String> {
@@ -66,27 +62,24 @@ async fn what_has_not_started_never_does() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_running_command_ends_with_its_whole_process_group() -> anyhow::Result<()> {
     let rig = Rig::start().await?;
-    let task = |mark: &str, script: &str| json!({ "executor": { "shell": { "script": script, "env": { "TEST_MARK": mark } } } });
+    let task = |mark: &Mark, script: &str| json!({ "executor": { "shell": { "script": script, "env": { Mark::NAME: mark.text() } } } });
     // One that would end on a signal, with children in the background and in a session of their
     // own; and one that does not listen.
+    let marks = [Mark::new("tree"), Mark::new("deaf")];
     let tree = "echo begun; sleep 600 & setsid sleep 600 & sleep 600";
-    let tree = rig.submit(task("cancel-a-tree", tree)).await?;
+    let tree = rig.submit(task(&marks[0], tree)).await?;
     let deaf = "trap '' TERM; echo begun; sleep 600 & while :; do wait; done";
-    let deaf = rig.submit(task("cancel-the-deaf", deaf)).await?;
-    let marks = ["TEST_MARK=cancel-a-tree", "TEST_MARK=cancel-the-deaf"];
-    for (id, mark, processes) in [(&tree, marks[0], 4), (&deaf, marks[1], 2)] {
+    let deaf = rig.submit(task(&marks[1], deaf)).await?;
+    for (id, mark, processes) in [(&tree, &marks[0], 4), (&deaf, &marks[1], 2)] {
         rig.running(id).await?;
-        eventually("the command's processes", SOON, async || {
-            (marked(mark).len() >= processes).then_some(())
-        })
-        .await?;
+        mark.seen(processes).await?;
         let answer = rig.cancel(id).await?;
         assert!(answer.contains("cancel_requested"), "{answer}");
     }
-    for (id, mark) in [(&tree, marks[0]), (&deaf, marks[1])] {
+    for (id, mark) in [&tree, &deaf].into_iter().zip(&marks) {
         let task = rig.ends(id, TaskState::Cancelled).await?;
         assert_eq!(value(task.result.as_ref())["stdout"], "begun\n", "what it said is kept");
-        gone(mark).await?;
+        mark.gone().await?;
         let kinds = rig.kinds(id).await?;
         assert_eq!(kinds, ["created", "started", "cancel_requested", "cancelled"]);
     }

@@ -6,7 +6,7 @@ use common::time::Clock as _;
 use jetmill_sdk::{SystemClock, pb::Cause};
 use serde_json::json;
 
-use crate::rig::{Rig, gone, marked, time};
+use crate::rig::{Mark, Rig, time, value};
 
 #[tokio::test]
 async fn nothing_begins_before_its_time() -> anyhow::Result<()> {
@@ -57,11 +57,10 @@ async fn a_task_that_waits_too_long_fails_unrun() -> anyhow::Result<()> {
 #[tokio::test]
 async fn an_attempt_that_takes_too_long_is_ended_with_all_its_processes() -> anyhow::Result<()> {
     let rig = Rig::start().await?;
-    let mark = "TEST_MARK=limits-of-an-attempt";
-    let (name, text) = mark.split_once('=').unwrap_or_default();
+    let mark = Mark::new("limits");
     let shell = json!({ "shell": {
         "script": "echo begun; sleep 600 & setsid sleep 600 & sleep 600",
-        "env": { name: text },
+        "env": { Mark::NAME: mark.text() },
     } });
     let run = json!({
         "executor": shell, "timeouts": { "run": "400ms" },
@@ -71,15 +70,15 @@ async fn an_attempt_that_takes_too_long_is_ended_with_all_its_processes() -> any
     let total = json!({ "executor": shell, "timeouts": { "total": "900ms" } });
     let total = rig.submit(total).await?;
     rig.running(&total).await?;
-    assert!(!marked(mark).is_empty(), "the mark cannot be seen");
+    mark.seen(4).await?;
 
     let run = rig.fails(&run, Cause::Timeout, "timeout").await?;
     assert_eq!((run.attempts, run.tries), (2, 2), "a timeout is tried again");
-    let result = crate::rig::value(run.result.as_ref());
+    let result = value(run.result.as_ref());
     assert_eq!(result["stdout"], "begun\n", "what it left is kept: {result}");
     let total = rig.fails(&total, Cause::Timeout, "timeout").await?;
     assert_eq!(total.attempts, 1, "a task that is out of time is not tried again");
-    gone(mark).await
+    mark.gone().await
 }
 
 #[tokio::test]

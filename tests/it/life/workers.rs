@@ -7,7 +7,7 @@ use serde_json::json;
 use testkit::{Jetmill, eventually};
 
 use crate::{
-    rig::{Rig, View, gone, value},
+    rig::{Mark, Rig, View, value},
     support::SOON,
 };
 
@@ -78,13 +78,12 @@ async fn a_drained_worker_ends_what_runs_and_takes_nothing_new() -> anyhow::Resu
 #[tokio::test]
 async fn what_does_not_end_in_time_is_handed_back_and_ends_elsewhere() -> anyhow::Result<()> {
     let rig = Rig::start().await?;
-    let mark = "TEST_MARK=handed-back";
-    let (name, text) = mark.split_once('=').unwrap_or_default();
+    let mark = Mark::new("handed-back");
     let mut first = worker(&rig, "hasty", "handed", "300ms").await?;
     let task = json!({
         "executor": { "shell": {
             "script": "test $JETMILL_ATTEMPT -ge 2 || sleep 600",
-            "env": { name: text },
+            "env": { Mark::NAME: mark.text() },
         } },
         "queue": "handed",
     });
@@ -100,7 +99,7 @@ async fn what_does_not_end_in_time_is_handed_back_and_ends_elsewhere() -> anyhow
     let kinds = rig.kinds(&runs).await?;
     assert_eq!(kinds, ["created", "started", "returned"]);
     listed(&rig, "hasty", None).await?;
-    gone(mark).await?;
+    mark.gone().await?;
 
     let _heir = worker(&rig, "heir", "handed", "300ms").await?;
     let done = rig.completes(&runs).await?;

@@ -27,7 +27,9 @@ pub(super) fn decode(
         return Err(NotAnEvent::Undecodable("not a JSON object".into()));
     };
     let event = match subject {
-        LogSubject::Bundle => Err(NotAnEvent::Undecodable("a bundle is protobuf, never JSON".into())),
+        LogSubject::Bundle => {
+            Err(NotAnEvent::Undecodable("a bundle is protobuf, never JSON".into()))
+        }
         LogSubject::Mission(word) => mission(word, object),
         LogSubject::Event("created") => submission(object),
         LogSubject::Event(word) | LogSubject::Policy(word) => report(word, object),
@@ -50,7 +52,8 @@ pub(super) fn spec(value: Value) -> Result<pb::TaskSpec, ApiError> {
         let names = known.iter().filter(|n| !n.chars().any(char::is_uppercase));
         let names = names.copied().collect::<std::collections::BTreeSet<_>>();
         let names = names.into_iter().collect::<Vec<_>>().join(", ");
-        return Err(ApiError::invalid(unknown).hint(format!("the fields are {names}; anything else goes into metadata")));
+        return Err(ApiError::invalid(unknown)
+            .hint(format!("the fields are {names}; anything else goes into metadata")));
     }
     let value = Value::Object(object);
     pb::TaskSpec::deserialize(&value).map_err(|e| wrong_types(&value, &e))
@@ -119,11 +122,15 @@ fn take(object: &mut Object, message: &str) -> Object {
 }
 
 fn read<T: serde::de::DeserializeOwned>(object: Object) -> Result<T, NotAnEvent> {
-    serde_json::from_value(Value::Object(object)).map_err(|e| undecodable("a field of the wrong type", &e))
+    serde_json::from_value(Value::Object(object))
+        .map_err(|e| undecodable("a field of the wrong type", &e))
 }
 
 fn report(word: &str, mut object: Object) -> Result<pb::Event, NotAnEvent> {
-    fn body<T: serde::de::DeserializeOwned>(object: &mut Object, message: &str) -> Result<T, NotAnEvent> {
+    fn body<T: serde::de::DeserializeOwned>(
+        object: &mut Object,
+        message: &str,
+    ) -> Result<T, NotAnEvent> {
         let mut known = take(object, message);
         for field in ["resource_usage", "resourceUsage"] {
             // Numbers that a newer reporter measures and this version does not know.

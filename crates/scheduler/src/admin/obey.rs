@@ -113,7 +113,9 @@ impl Lead {
             },
             Some(Found::Open(ticket, entry)) => match change {
                 Change::Cancel { reason } => cancel(ticket, entry, reason),
-                Change::Retry if entry.place != Place::Waiting => answer("unchanged", "nothing delays it"),
+                Change::Retry if entry.place != Place::Waiting => {
+                    answer("unchanged", "nothing delays it")
+                }
                 Change::Retry => Step::Publish {
                     kind: Kind::Expedited(pb::Expedited {}),
                     result: "retrying_now",
@@ -224,7 +226,10 @@ fn done(id: &TaskId, result: &str, reason: &str) -> Changed {
 
 fn cancel(ticket: Ticket, entry: &Entry, reason: &str) -> Step {
     let at_once = |result| Step::Publish {
-        kind: Kind::Cancelled(Box::new(pb::Cancelled { reason: reason.to_owned(), ..pb::Cancelled::default() })),
+        kind: Kind::Cancelled(Box::new(pb::Cancelled {
+            reason: reason.to_owned(),
+            ..pb::Cancelled::default()
+        })),
         result,
         then: Then::Held(ticket),
     };

@@ -17,11 +17,15 @@ pub(super) async fn ids(
         (false, true) => selection
             .task_ids
             .iter()
-            .map(|id| TaskId::parse(id).map_err(|e| ApiError::invalid_field("task_ids", e.to_string())))
+            .map(|id| {
+                TaskId::parse(id).map_err(|e| ApiError::invalid_field("task_ids", e.to_string()))
+            })
             .collect(),
         (true, false) => matching(bus, &whole_filter(selection, change)).await,
         (true, true) => Err(ApiError::invalid_field("selection", "must have task_ids or a filter")),
-        (false, false) => Err(ApiError::invalid_field("selection", "must have task_ids or a filter, not both")),
+        (false, false) => {
+            Err(ApiError::invalid_field("selection", "must have task_ids or a filter, not both"))
+        }
     }
 }
 
@@ -29,7 +33,9 @@ pub(super) async fn ids(
 fn whole_filter(selection: &pb::Selection, change: &Change) -> String {
     let tenant = if selection.tenant.is_empty() { "default" } else { &selection.tenant };
     let open = match change {
-        Change::Cancel { .. } | Change::Reprioritise { .. } => " AND (state = pending OR state = running)",
+        Change::Cancel { .. } | Change::Reprioritise { .. } => {
+            " AND (state = pending OR state = running)"
+        }
         Change::Retry => "",
     };
     format!("({}) AND tenant = \"{tenant}\"{open}", selection.filter)

@@ -94,7 +94,8 @@ impl Lead {
         let Some(entry) = self.planner.entry(ticket).copied() else { return Ok(None) };
         let payload = self.payloads.get(ticket, entry.sequence, entry.index).await?;
         let random = rand::random();
-        let Some(event) = verdict::event(&self.planner, (ticket, &entry), &payload.spec, decision, random)
+        let Some(event) =
+            verdict::event(&self.planner, (ticket, &entry), &payload.spec, decision, random)
         else {
             return Ok(None);
         };
@@ -132,7 +133,10 @@ impl Lead {
                     Ok(None) => {}
                     Err(error) => {
                         tracing::warn!(error = format!("{error:#}"), "failed to prepare a release");
-                        release.tickets.into_iter().for_each(|ticket| self.planner.unrelease(ticket));
+                        release
+                            .tickets
+                            .into_iter()
+                            .for_each(|ticket| self.planner.unrelease(ticket));
                         // The log or the network is in trouble: the next tick tries again.
                         for ticket in groups.into_iter().flatten() {
                             self.planner.unrelease(ticket);
@@ -166,8 +170,13 @@ impl Lead {
             let Some(entry) = self.planner.entry(*ticket).copied() else { continue };
             let payload = self.payloads.get(*ticket, entry.sequence, entry.index).await?;
             let spec = payload.spec.as_pb();
-            let span =
-                telemetry::task_span("release", "scheduler", entry.key, &spec.task_id, &spec.traceparent);
+            let span = telemetry::task_span(
+                "release",
+                "scheduler",
+                entry.key,
+                &spec.task_id,
+                &spec.traceparent,
+            );
             let traceparent = if telemetry::exporting() {
                 telemetry::traceparent_of(&span)
             } else {
@@ -202,17 +211,22 @@ impl Lead {
         };
         match compared.await {
             Ok((out, last)) => {
-                let missing = suspects.into_iter().filter(|(_, key, attempt)| !out.contains(&(*key, *attempt)));
+                let missing = suspects
+                    .into_iter()
+                    .filter(|(_, key, attempt)| !out.contains(&(*key, *attempt)));
                 let missing = missing.map(|(ticket, _, attempt)| (ticket, attempt)).collect();
                 self.missing = Some(Missing { attempts: missing, last });
             }
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the work queue does not answer"),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the work queue does not answer");
+            }
         }
     }
 
     /// Gives up the missing attempts that have no end in what was the log when they were missed.
     pub(super) fn give_up_missing(&mut self) {
-        if let Some(missing) = self.missing.take_if(|missing| missing.last <= self.cursor.sequence) {
+        if let Some(missing) = self.missing.take_if(|missing| missing.last <= self.cursor.sequence)
+        {
             for (ticket, attempt) in missing.attempts {
                 self.planner.vanished(ticket, attempt);
             }
@@ -222,7 +236,8 @@ impl Lead {
     /// Holds and frees the queues' consumers, so that a pause also stops what is on its way.
     pub(super) async fn apply_pauses(&self) {
         let (queues, _) = self.planner.pauses();
-        let Ok(stream) = self.ctx.bus.jetstream().get_stream_no_info(subject::EXECUTIONS).await else {
+        let Ok(stream) = self.ctx.bus.jetstream().get_stream_no_info(subject::EXECUTIONS).await
+        else {
             return;
         };
         let Ok(until) = async_nats::datetime::parse_rfc3339("9999-12-31T00:00:00Z") else { return };

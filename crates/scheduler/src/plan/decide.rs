@@ -145,7 +145,8 @@ impl Planner {
                 && entry.deciding.is_none()
                 && !listed.contains(&entry.key)
         };
-        let open = self.open.values().filter_map(|slot| Some((*slot, self.entries.get(*slot as usize)?)));
+        let open =
+            self.open.values().filter_map(|slot| Some((*slot, self.entries.get(*slot as usize)?)));
         open.filter(|(_, entry)| quiet(entry))
             .map(|(slot, e)| (Ticket { slot, generation: e.generation }, e.key, e.state.attempt()))
             .collect()
@@ -153,7 +154,8 @@ impl Planner {
 
     /// The attempt is neither in the work queue nor with a worker, and nobody said how it ended.
     pub fn vanished(&mut self, ticket: Ticket, attempt: u32) {
-        let lost = |e: &super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
+        let lost =
+            |e: &super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
         if self.entry(ticket).is_some_and(|e| lost(e) && matches!(e.place, Place::Released(_))) {
             self.decide(ticket, Decision::Lost);
         }
@@ -191,7 +193,10 @@ impl Planner {
         let orphans = self.holders.iter().filter(|(_, holder)| gone(holder));
         let slots = orphans.map(|(slot, _)| *slot).collect::<Vec<_>>();
         for ticket in slots.into_iter().filter_map(|slot| self.ticket(slot)).collect::<Vec<_>>() {
-            if self.entry(ticket).is_some_and(|e| e.deciding.is_none() && e.place != Place::External) {
+            if self
+                .entry(ticket)
+                .is_some_and(|e| e.deciding.is_none() && e.place != Place::External)
+            {
                 self.decide(ticket, Decision::Lost);
             }
         }
@@ -249,7 +254,8 @@ impl Planner {
             }
             let name = name.clone();
             let service = self.workers.service(name.as_str());
-            let room = window(service.slots, queue.pace, window_max).saturating_sub(queue.outstanding);
+            let room =
+                window(service.slots, queue.pace, window_max).saturating_sub(queue.outstanding);
             let mut room = (room as usize).min(left);
             left -= room;
             while room > 0 {

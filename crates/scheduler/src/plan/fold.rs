@@ -108,7 +108,8 @@ impl Planner {
             self.alarm(now.after(total), ticket, Alarm::Total);
         }
         if timeouts.queue.is_some() {
-            self.rare.insert(ticket.slot, Rare { queue_timeout: timeouts.queue, ..Rare::default() });
+            self.rare
+                .insert(ticket.slot, Rare { queue_timeout: timeouts.queue, ..Rare::default() });
         }
         self.link(ticket, key, spec);
         if let Some(wait) = timeouts.dependency
@@ -128,7 +129,8 @@ impl Planner {
         let tenant = spec.tenant();
         let mut edges: Vec<Edge> = Vec::new();
         for dependency in spec.depends_on() {
-            let edge = Edge { dependency: TaskKey::new(&tenant, &dependency.id), on: dependency.on };
+            let edge =
+                Edge { dependency: TaskKey::new(&tenant, &dependency.id), on: dependency.on };
             match self.over.get(&edge.dependency) {
                 Some(end) => self.judge(ticket, edge.on, end.phase),
                 None if edges.contains(&edge) => {}
@@ -209,7 +211,8 @@ impl Planner {
             Kind::Cancelled(body) => self.learn(before, body.duration, now_ms),
             Kind::Retrying(body) => {
                 self.learn(before, body.duration, now_ms);
-                let delay = body.delay.and_then(common::wire::time::Duration::to_std).unwrap_or_default();
+                let delay =
+                    body.delay.and_then(common::wire::time::Duration::to_std).unwrap_or_default();
                 self.again(ticket, self.clock.after(delay));
             }
             Kind::Returned(_) => {
@@ -224,7 +227,11 @@ impl Planner {
                 self.decide(ticket, if cancelled { Decision::Cancel } else { Decision::AfterLoss });
             }
             Kind::CancelRequested(_) => self.cancel_requested(ticket),
-            Kind::Created(_) | Kind::Progress(_) | Kind::Snapshot(_) | Kind::Updated(_) | Kind::Skipped(_) => {}
+            Kind::Created(_)
+            | Kind::Progress(_)
+            | Kind::Snapshot(_)
+            | Kind::Updated(_)
+            | Kind::Skipped(_) => {}
         }
         if state.phase.is_terminal() {
             self.end(ticket);
@@ -349,8 +356,15 @@ impl Planner {
     }
 
     /// Learns how long attempts take, and how long they are under way before.
-    fn learn(&mut self, before: Entry, duration: Option<common::wire::time::Duration>, now_ms: u64) {
-        let Some(duration) = duration.and_then(common::wire::time::Duration::to_std) else { return };
+    fn learn(
+        &mut self,
+        before: Entry,
+        duration: Option<common::wire::time::Duration>,
+        now_ms: u64,
+    ) {
+        let Some(duration) = duration.and_then(common::wire::time::Duration::to_std) else {
+            return;
+        };
         if let Place::Released(at) = before.place {
             let out = now_ms.saturating_sub(at) as f64 / 1_000.0;
             let queue = self.queue_mut(before.queue);

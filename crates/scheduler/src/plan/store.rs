@@ -135,7 +135,8 @@ const DECISIONS: [Decision; 9] = [
     Decision::DependencyMissing,
     Decision::Cancel,
 ];
-const ALARMS: [Alarm; 5] = [Alarm::Due, Alarm::Queue, Alarm::Total, Alarm::Dependency, Alarm::Cancel];
+const ALARMS: [Alarm; 5] =
+    [Alarm::Due, Alarm::Queue, Alarm::Total, Alarm::Dependency, Alarm::Cancel];
 const ONS: [On; 3] = [On::Success, On::Failure, On::End];
 const PHASES: [Phase; 12] = [
     Phase::Pending,
@@ -199,7 +200,11 @@ impl Planner {
                     phase: number(&PHASES, &end.phase),
                 })
                 .collect(),
-            alarms: self.timers.iter().filter_map(|Reverse(timer)| self.store_alarm(*timer)).collect(),
+            alarms: self
+                .timers
+                .iter()
+                .filter_map(|Reverse(timer)| self.store_alarm(*timer))
+                .collect(),
             stream: String::new(),
             sequence: 0,
         }
@@ -271,8 +276,11 @@ impl Planner {
             let tombstone = Tombstone { sequence: end.sequence, index: end.index, phase };
             planner.over.insert(key(&end.key)?, tombstone);
         }
-        let tickets =
-            stored.open.iter().map(|task| planner.restore_task(task)).collect::<Option<Vec<_>>>()?;
+        let tickets = stored
+            .open
+            .iter()
+            .map(|task| planner.restore_task(task))
+            .collect::<Option<Vec<_>>>()?;
         for alarm in stored.alarms {
             if let Some(slot) = planner.open.get(&key(&alarm.key)?).copied() {
                 let at = Timestamp::from_micros(alarm.at);
@@ -286,7 +294,8 @@ impl Planner {
     }
 
     fn restore_task(&mut self, task: &StoredTask) -> Option<Ticket> {
-        let queue = u16::try_from(task.queue).ok().filter(|q| usize::from(*q) < self.queues.len())?;
+        let queue =
+            u16::try_from(task.queue).ok().filter(|q| usize::from(*q) < self.queues.len())?;
         let state = State {
             phase: numbered(&PHASES, task.phase)?,
             ended: task.ended,

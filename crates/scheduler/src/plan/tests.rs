@@ -62,7 +62,10 @@ impl World {
     }
 
     fn complete(&mut self, id: &str, attempt: u32) {
-        self.say(id, Kind::Completed(Box::new(pb::Completed { attempt, ..pb::Completed::default() })));
+        self.say(
+            id,
+            Kind::Completed(Box::new(pb::Completed { attempt, ..pb::Completed::default() })),
+        );
     }
 
     fn fail(&mut self, id: &str, attempt: u32) {
@@ -188,7 +191,8 @@ fn a_failed_dependency_ends_its_dependents_down_the_chain() {
 fn an_edge_may_ask_for_failure_or_for_any_end() {
     let mut world = World::with_worker(4);
     world.submit("a", |_| {});
-    for (id, on) in [("cleanup", pb::dependency::On::End), ("rescue", pb::dependency::On::Failure)] {
+    for (id, on) in [("cleanup", pb::dependency::On::End), ("rescue", pb::dependency::On::Failure)]
+    {
         let edge = pb::Dependency { task_id: "a".into(), on: on.into() };
         world.submit(id, |spec| spec.depends_on = vec![edge]);
     }
@@ -211,7 +215,8 @@ fn the_task_that_closes_a_cycle_is_ended() {
 #[test]
 fn a_delay_ends_by_the_clock_and_by_hand() {
     let mut world = World::with_worker(4);
-    let delay = |spec: &mut pb::TaskSpec| spec.delay = Some(std::time::Duration::from_secs(60).into());
+    let delay =
+        |spec: &mut pb::TaskSpec| spec.delay = Some(std::time::Duration::from_secs(60).into());
     world.submit("a", delay);
     world.submit("b", delay);
     assert!(world.released(&["a", "b"]).is_empty());
@@ -231,7 +236,10 @@ fn a_retry_waits_for_its_backoff_and_is_a_new_attempt() {
     world.submit("a", |_| {});
     world.released(&["a"]);
     let delay = Some(std::time::Duration::from_secs(5).into());
-    world.say("a", Kind::Retrying(Box::new(pb::Retrying { attempt: 1, delay, ..pb::Retrying::default() })));
+    world.say(
+        "a",
+        Kind::Retrying(Box::new(pb::Retrying { attempt: 1, delay, ..pb::Retrying::default() })),
+    );
     assert!(world.released(&["a"]).is_empty());
     world.pass(5_001);
     world.beat("w", 4, &[]);
@@ -254,7 +262,8 @@ fn a_silent_worker_loses_its_attempts_and_the_scheduler_decides_what_follows() {
     assert_eq!(world.decisions(), [Decision::Lost]);
     world.say("a", Kind::Lost(pb::Lost { attempt: 1, ..pb::Lost::default() }));
     assert_eq!(world.decisions(), [Decision::AfterLoss]);
-    world.say("a", Kind::Retrying(Box::new(pb::Retrying { attempt: 1, ..pb::Retrying::default() })));
+    world
+        .say("a", Kind::Retrying(Box::new(pb::Retrying { attempt: 1, ..pb::Retrying::default() })));
     world.beat("v", 4, &[]);
     world.pass(1);
     assert_eq!(world.released(&["a"]), ["a"]);
