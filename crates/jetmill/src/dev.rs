@@ -21,7 +21,7 @@ use bus::{ConnectOptions, streams};
 use common::id::Tenant;
 use jetmill_sdk::Client;
 use owo_colors::OwoColorize as _;
-use runtime::config::{LEDGER_URL, Layers};
+use runtime::config::Layers;
 use tokio::time::{sleep, timeout};
 
 pub(crate) use addresses::Addresses;
@@ -85,8 +85,8 @@ impl Args {
             .flag("drain_timeout", Some(DRAIN))
             .flag("log.filter", quiet.then_some("warn"));
         let mut settings = Settings::read(layers)?;
-        let ledger = settings.entries.iter().find(|entry| entry.key == LEDGER_URL);
-        if ledger.is_none_or(|_| settings.ledger_url.is_empty()) {
+        settings.nats.streams.log_bytes_max = nats_server::log_bytes_max(folder);
+        if settings.ledger_url.is_empty() {
             settings.ledger_url = format!("sqlite:{}", folder.join("ledger.db").display());
         }
         Ok(settings)
@@ -120,9 +120,7 @@ async fn serve(
     let options =
         ConnectOptions { url: url.clone(), name: "jetmill-dev".into(), credentials: None };
     let bus = bus::connect(&options).await?;
-    let mut streams = settings.nats.streams;
-    streams.log_bytes_max = nats_server::log_bytes_max(folder);
-    streams::ensure(&bus, streams).await?;
+    streams::ensure(&bus, settings.nats.streams).await?;
     let ctx = platform::context(bus.clone(), settings);
     let http = |address: std::io::Result<SocketAddr>| address.map(|a| format!("http://{a}"));
     let grpc = listeners.grpc.as_ref().context("the gateway has no listener")?.local_addr();

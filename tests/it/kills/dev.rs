@@ -1,8 +1,10 @@
 //! `jetmill dev` as a whole: killed, interrupted, and started again on the same data.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
+use anyhow::Context as _;
 use jetmill_sdk::{TaskId, pb::TaskState};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use testkit::Jetmill;
 
@@ -91,4 +93,30 @@ async fn after_ctrl_c_it_ends_at_once_and_goes_on_when_it_is_started_again() -> 
     let task = view.ends(&stuck, TaskState::Completed).await?;
     assert_eq!(task.tries, 0, "being handed back is no try");
     Ok(())
+}
+
+#[tokio::test]
+async fn its_nats_server_comes_back_and_what_ran_meanwhile_counts() -> anyhow::Result<()> {
+    let mark = &Mark::new("without-nats");
+    let dev = Jetmill::dev().env(Mark::NAME, mark.text()).start().await?;
+    let view = View::of(&dev.addresses().nats).await?;
+    let folder = tempfile::tempdir()?;
+    let gate = folder.path().join("open");
+    let script = format!("until [ -e {} ]; do sleep 0.02; done", gate.display());
+    let runs = view.submit(shell("runs", &script, mark)).await?;
+    view.running(&runs).await?;
+
+    let is_nats = |process: &PathBuf| {
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        name.trim() == "nats-server"
+    };
+    let nats = mark.processes().into_iter().find(is_nats).context("no nats-server runs")?;
+    let id = nats.file_name().and_then(|id| id.to_str()?.parse().ok()).and_then(Pid::from_raw);
+    kill_process(id.context("it has no id")?, Signal::KILL)?;
+    fs::write(&gate, "")?;
+
+    once(&view, &runs).await?;
+    assert_eq!(view.task(&runs).await?.attempts, 1, "the attempt went on without NATS");
+    let next = view.submit(shell("next", "true", mark)).await?;
+    once(&view, &next).await
 }
