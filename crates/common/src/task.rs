@@ -203,11 +203,13 @@ impl TaskSpec {
         let duration = |d: Option<crate::wire::time::Duration>, default| {
             d.and_then(crate::wire::time::Duration::to_std).unwrap_or(default)
         };
+        let backoff = duration(retry.backoff, Duration::from_secs(1));
         RetryPolicy {
             max_attempts: retry.max_attempts.and_then(|n| u32::try_from(n).ok()).unwrap_or(3),
-            backoff: duration(retry.backoff, Duration::from_secs(1)),
+            backoff,
             factor: retry.factor.unwrap_or(2.0),
-            backoff_max: duration(retry.backoff_max, Duration::from_secs(300)),
+            // A longer first wait raises the cap, unless the cap was chosen.
+            backoff_max: duration(retry.backoff_max, Duration::from_secs(300).max(backoff)),
             jitter: retry.jitter.unwrap_or(0.1),
             non_retryable: retry.non_retryable,
         }
