@@ -3,19 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::jetstream::context::GetStreamErrorKind;
-use bus::streams::{self, StreamOptions};
-use common::{limits, subject};
+use common::limits;
 use futures::{FutureExt as _, future::BoxFuture};
 use runtime::{Context, Readiness, Supervisor};
-use tokio::{net::TcpListener, time::sleep};
+use tokio::net::TcpListener;
 
 use crate::settings::Settings;
 
 /// What a worker has on top of its drain: grace for what was cancelled, twice over.
 const MARGIN: Duration = Duration::from_secs(2);
-/// Time between two looks at what a nats-server may forget.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A service of the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -97,7 +93,6 @@ pub(crate) fn start(
         let run = run(*service, own, settings, grpc.take_if(|_| *service == Service::Gateway));
         tasks.spawn(service.name(), run);
     }
-    tasks.spawn("streams", keep_streams(ctx.clone(), settings.nats.streams));
     tasks.spawn(
         "http",
         runtime::http::serve(listeners.http, ctx.health.clone(), ctx.shutdown.clone()),
@@ -125,32 +120,6 @@ fn run(
             }
             .boxed()
         }
-    }
-}
-
-/// Makes again what a nats-server forgets when it starts anew: heartbeats are kept in its memory, and
-/// without their bucket no worker counts as living.
-async fn keep_streams(ctx: Context, options: StreamOptions) -> anyhow::Result<()> {
-    let (bus, shutdown) = (&ctx.bus, &ctx.shutdown);
-    let look = async {
-        loop {
-            sleep(LOOK_EVERY).await;
-            let found = bus.jetstream().get_stream(format!("KV_{}", subject::WORKERS)).await;
-            let gone = found.is_err_and(|error| match error.kind() {
-                GetStreamErrorKind::JetStream(error) => error.code() == 404,
-                GetStreamErrorKind::EmptyName
-                | GetStreamErrorKind::Request
-                | GetStreamErrorKind::InvalidStreamName => false,
-            });
-            if gone && let Err(error) = streams::ensure(bus, options).await {
-                tracing::warn!("cannot make the streams again: {error:#}");
-            }
-        }
-    };
-    // Both arms may be dropped: making a stream is one request, and may be repeated.
-    tokio::select! {
-        never = look => never,
-        () = shutdown.cancelled() => Ok(()),
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Flags {
     /// Where gRPC is served [default: 127.0.0.1:7443]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) grpc_addr: Option<SocketAddr>,
-    /// Where metrics and probes are served [default: 127.0.0.1:7080]
+    /// Where metrics and probes are served [default: 127.0.0.1 and any free port, which is logged]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http_addr: Option<SocketAddr>,
     /// Queues that the worker serves, and slots of each: default=8,gpu=1

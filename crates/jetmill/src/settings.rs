@@ -102,8 +102,8 @@ impl Settings {
             ),
             http_addr: r.address(
                 "http_addr",
-                ([127, 0, 0, 1], 7080).into(),
-                "where metrics and probes are served",
+                ([127, 0, 0, 1], 0).into(),
+                "where metrics and probes are served; port 0 takes any free one",
             ),
             entries: Vec::new(),
         };
