@@ -65,6 +65,8 @@ pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
     })?;
     // Somebody must be there to run it; the error says how to start them.
     session.client.stats(&pb::StatsRequest::default()).await?;
+    session.client.queues(&pb::QueuesRequest::default()).await?;
+    session.client.list_workers(&pb::ListWorkersRequest::default()).await?;
     let run = graph::Run {
         name: format!("demo-{:x}", SystemClock.now().micros() / 1_000 % 0x1_0000_0000),
         folder,
