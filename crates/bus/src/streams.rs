@@ -34,7 +34,8 @@ impl Default for StreamOptions {
     }
 }
 
-/// Makes every stream and bucket that is missing and brings the others up to date.
+/// Makes every stream and bucket that is missing, and brings the others up to date but for the
+/// options: these count when a stream is made.
 pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
     for config in [log(options), executions(options), logs(options), dead(options)] {
         ensure_stream(bus, config).await?;
@@ -56,10 +57,12 @@ pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
     };
     for config in [workers, leases] {
         let bucket = config.bucket.clone();
-        bus.jetstream()
-            .create_or_update_key_value(config)
-            .await
-            .with_context(|| format!("failed to create bucket {bucket}"))?;
+        if bus.jetstream().get_key_value(&bucket).await.is_err() {
+            bus.jetstream()
+                .create_or_update_key_value(config)
+                .await
+                .with_context(|| format!("failed to create bucket {bucket}"))?;
+        }
     }
     let snapshots = object_store::Config {
         bucket: subject::SNAPSHOTS.into(),
@@ -91,8 +94,16 @@ async fn ensure_stream(bus: &Bus, config: Config) -> anyhow::Result<()> {
     }
     // The identity is the stream's for life: only a new stream gets a new one.
     let stream = bus.jetstream().get_stream(&name).await.with_context(context)?;
-    let metadata = stream.cached_info().config.metadata.clone();
-    bus.jetstream().update_stream(Config { metadata, ..config }).await.with_context(context)?;
+    let found = &stream.cached_info().config;
+    // Sizes and copies are whoever's who made it, or an operator's: a process that comes later and
+    // was told other ones must not change them behind his back.
+    let config = Config {
+        metadata: found.metadata.clone(),
+        max_bytes: found.max_bytes,
+        num_replicas: found.num_replicas,
+        ..config
+    };
+    bus.jetstream().update_stream(config).await.with_context(context)?;
     Ok(())
 }
 

@@ -99,7 +99,8 @@ fn decode_event(
     message: Received<'_>,
     index: u32,
 ) -> Result<Event, NotAnEvent> {
-    let event = pb::Event::decode(bytes).map_err(|e| undecodable("not an event", &e))?;
+    let event = pb::Event::decode(bytes)
+        .map_err(|e| undecodable("not an event (JSON begins with `{`)", &e))?;
     let word = event.kind.as_ref().map(body_word);
     match (subject, word) {
         (LogSubject::Event(expected) | LogSubject::Policy(expected), Some(word))

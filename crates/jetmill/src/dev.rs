@@ -177,6 +177,14 @@ fn announce(ui: Ui, addresses: &Addresses) -> anyhow::Result<()> {
     }
     let Addresses { nats, grpc, http, data_dir } = addresses;
     let line = |name: &str, value: &str| format!("  {:<8}{value}", name.dimmed());
+    // Commands find the instance of the folder that they are started in.
+    let here = std::path::Path::new(".jetmill").canonicalize().ok();
+    let found_here = here.is_some_and(|here| here == std::path::Path::new(data_dir));
+    let where_to = if found_here {
+        "Next, in another terminal in this folder:".to_owned()
+    } else {
+        format!("Next, in another terminal:\n  export JETMILL_NATS_URL={nats}")
+    };
     let text = [
         format!("{} {} is ready", "jetmill".bold(), env!("CARGO_PKG_VERSION")),
         line("NATS", nats),
@@ -184,7 +192,7 @@ fn announce(ui: Ui, addresses: &Addresses) -> anyhow::Result<()> {
         line("HTTP", &format!("{http}/metrics, /livez, /readyz")),
         line("data", &format!("{data_dir} (kept: the next start goes on from there)")),
         String::new(),
-        "Next, in another terminal in this folder:".to_owned(),
+        where_to,
         "  jetmill submit --wait -- echo hello".to_owned(),
         "  jetmill demo".to_owned(),
         "  jetmill ls".to_owned(),

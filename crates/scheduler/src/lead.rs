@@ -260,7 +260,7 @@ impl Lead {
             Ok(beat) => {
                 let stopping = self.planner.heard(beat, now_ms);
                 if self.leading && !stopping.is_empty() {
-                    self.stop(stopping).await;
+                    self.stop(stopping, "the task is to be cancelled").await;
                 }
             }
             Err(error) => tracing::warn!(worker = entry.key, %error, "unreadable heartbeat"),

@@ -33,8 +33,8 @@ pub(crate) fn event(
         Decision::AfterLoss => after_loss(entry, spec, random),
         Decision::DependencyFailed => {
             let message = match why::culprit(planner, spec) {
-                Some((id, end)) => format!("dependency {id} ended {}", state_word(end.state())),
-                None => "a dependency did not end well".into(),
+                Some((id, end)) => format!("{id} ended {}", state_word(end.state())),
+                None => "one did not end well".into(),
             };
             failed(Cause::Dependency, "dependency", message)
         }

@@ -4,7 +4,7 @@ use common::{
     id::TaskKey,
     lifecycle::{Phase, state_word},
     pb,
-    task::TaskSpec,
+    task::{Executor, TaskSpec},
 };
 
 use crate::{
@@ -108,9 +108,16 @@ fn waiting(
     let window = planner.window(name.as_str(), queue, window_max);
     if window == 0 {
         let message = format!("no worker serves queue {name}");
-        let hint = format!("start one: `jetmill serve worker-pool --queues {name}=4`");
+        let hint = match spec.executor() {
+            Executor::Worker(worker) => {
+                format!("start the program that registers handler {}", worker.handler)
+            }
+            Executor::Shell(_) | Executor::Nats(_) | Executor::External => {
+                format!("start one: `jetmill serve worker-pool --queues {name}=4`")
+            }
+        };
         reasons.push(reason("no_worker", message, hint));
-    } else if entry.place == Place::Ready {
+    } else if entry.place == Place::Ready && queue.paused.is_none() && all_paused.is_none() {
         let ahead = planner.ahead(ticket).unwrap_or(0);
         let message = format!(
             "{} tasks of queue {name} are out, of {window} that may be; {ahead} go before it",

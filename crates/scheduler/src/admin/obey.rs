@@ -154,7 +154,14 @@ impl Lead {
                     task_id: event.id.to_string(),
                     attempt,
                 };
-                self.stop(vec![Stopping { held, stale: false }]).await;
+                let why = if let Kind::CancelRequested(body) = &event.kind
+                    && !body.reason.is_empty()
+                {
+                    body.reason.as_str()
+                } else {
+                    "the task is to be cancelled"
+                };
+                self.stop(vec![Stopping { held, stale: false }], why).await;
                 if entry.state.phase != Phase::Running {
                     let (queue, _) = self.planner.queue_of(&entry);
                     let subject = subject::execution(queue, &event.tenant, &event.id, attempt);

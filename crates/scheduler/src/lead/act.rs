@@ -28,7 +28,7 @@ pub(super) struct Missing {
 
 impl Lead {
     /// Tells workers to end attempts; they are told again at each heartbeat that lists one.
-    pub(crate) async fn stop(&self, stopping: Vec<Stopping>) {
+    pub(crate) async fn stop(&self, stopping: Vec<Stopping>, why: &str) {
         for stale in [true, false] {
             let attempts = stopping.iter().filter(|s| s.stale == stale);
             let attempts = attempts
@@ -42,7 +42,7 @@ impl Lead {
             if attempts.is_empty() {
                 continue;
             }
-            let reason = if stale { "the attempt is over" } else { "the task is to be cancelled" };
+            let reason = if stale { "the attempt is over" } else { why };
             let order = pb::Stop { attempts, reason: reason.into(), stale };
             // Rare, so in JSON: any worker can read it.
             let body = serde_json::to_vec(&order).unwrap_or_default();
