@@ -121,6 +121,17 @@ async fn answer(client: &async_nats::Client, request: Request, handler: &Handler
     let message = request.message.clone();
     let (format, outcome) = handler(message.payload, message.headers).await;
     let sent = match outcome {
+        Ok(body) if body.len() > limits::REQUEST_BYTES_MAX => {
+            let error =
+                ApiError::new(ErrorCode::Exhausted, "the answer is larger than a message may be");
+            match message.reply {
+                Some(reply) => {
+                    let error = error.hint("ask for less at once");
+                    respond_error(client, reply, error, format).await
+                }
+                None => Ok(()),
+            }
+        }
         Ok(body) => request.respond(Ok(body.into())).await.map_err(|e| e.to_string()),
         Err(error) => match message.reply {
             Some(reply) => respond_error(client, reply, error, format).await,

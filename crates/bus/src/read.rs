@@ -31,6 +31,9 @@ use uuid::Uuid;
 
 use crate::{Bus, streams};
 
+/// Messages that a reader asks for ahead: with bundles, 256 KiB each at most.
+const PREFETCH_MESSAGES_MAX: i64 = 256;
+
 /// How far a reader has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
@@ -162,7 +165,7 @@ impl Reader {
         }
         let config = OrderedConfig {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: cursor.sequence + 1 },
-            max_batch: 2_000,
+            max_batch: PREFETCH_MESSAGES_MAX,
             ..OrderedConfig::default()
         };
         let consumer = stream.create_consumer(config).await.map_err(nats)?;
@@ -193,7 +196,7 @@ impl Reader {
                 () = sleep_until(check) => self.check_identity().await?,
             }
         };
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(message) = next {
             let message = message.context("the log's consumer ended").map_err(ReadError::Nats)?;
@@ -203,7 +206,9 @@ impl Reader {
                 Err(error) if batch.is_empty() => return Err(error),
                 Err(_) => break,
             }
-            next = if batch.len() < max { self.messages.next().now_or_never() } else { None };
+            bytes += batch.last().map_or(0, |message| message.payload.len());
+            let full = batch.len() >= max || bytes >= limits::READ_BYTES_MAX;
+            next = if full { None } else { self.messages.next().now_or_never() };
         }
         Ok(batch)
     }

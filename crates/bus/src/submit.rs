@@ -17,7 +17,7 @@ use common::{
     task::TaskSpec,
     wire,
 };
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -89,20 +89,13 @@ async fn submit_fresh(publisher: &Publisher, specs: Vec<(usize, TaskSpec)>) -> V
         names.push((place, spec.tenant(), id.clone()));
         events.push(Event::Task(created(spec, &id)));
     }
-    if events.is_empty() {
-        return Vec::new();
-    }
-    let outcome = match events.pop() {
-        Some(event) if events.is_empty() => publisher.publish(event).await,
-        last => {
-            events.extend(last);
-            publisher.publish_all(events).await
-        }
-    };
+    // Each hears of its own: a bundle that is refused does not speak for those that were taken.
+    let outcomes = join_all(events.into_iter().map(|event| publisher.publish(event))).await;
     names
         .into_iter()
-        .map(|(place, tenant, id)| {
-            let answer = outcome.clone().map(|sequence| accepted(&tenant, &id, sequence, false));
+        .zip(outcomes)
+        .map(|((place, tenant, id), outcome)| {
+            let answer = outcome.map(|sequence| accepted(&tenant, &id, sequence, false));
             (place, answer.map_err(ApiError::from))
         })
         .collect()

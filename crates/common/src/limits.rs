@@ -94,6 +94,8 @@ pub const LEDGER_BATCH_EVENTS_MAX: usize = 2_000;
 pub const LEDGER_WAIT: Duration = Duration::from_secs(10);
 /// Longest pause before the registry tries again what the ledger or NATS did not do.
 pub const LEDGER_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Bytes of the log that a reader takes, and the registry writes, at once.
+pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest page of a list.
 pub const PAGE_SIZE_MAX: i32 = 1_000;
 /// Page of a list when the caller names none.

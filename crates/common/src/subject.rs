@@ -135,6 +135,16 @@ pub fn dead(kind: &str) -> String {
     format!("dead.{kind}")
 }
 
+/// Whether a subject is Jetmill's own, so that user work must not publish there: a worker would do
+/// it with its own rights. Requests for an answer are for everyone.
+pub fn is_reserved(subject: &str) -> bool {
+    const OURS: [&str; 9] =
+        ["task", "policy", "mission", "execution", "worker", "log", "dead", "learning", "admin"];
+    let public = ["execution.request", "execution.request.task"].contains(&subject);
+    let head = subject.split('.').next().unwrap_or_default();
+    !public && (head.starts_with('$') || OURS.contains(&head))
+}
+
 /// The subject on which a service answers one method of its admin API.
 pub fn admin(service: &str, method: &str) -> String {
     format!("admin.{service}.{method}")

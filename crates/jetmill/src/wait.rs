@@ -114,7 +114,7 @@ impl Waiter {
                     Ok(outcome) => Some((key, outcome)),
                     Err(error) if error.code == ErrorCode::FailedPrecondition => None,
                     Err(error) => {
-                        tracing::debug!(task = %id, %error, "cannot ask for an outcome");
+                        tracing::warn!(task = %id, %error, hint = error.hint, "still waiting");
                         None
                     }
                 }

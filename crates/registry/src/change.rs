@@ -36,12 +36,11 @@ pub(crate) fn first(place: Place, life: State, event: &TaskEvent, clock: Timesta
     let stub = pb::TaskSpec {
         tenant: event.tenant.to_string(),
         task_id: event.id.to_string(),
-        traceparent: event.traceparent.clone(),
         ..pb::TaskSpec::default()
     };
     // Nothing but the names is set, and they were parsed: the check only fills in the defaults.
     if let (false, Ok(stub)) = (matches!(event.kind, Kind::Created(_)), TaskSpec::parse(stub)) {
-        describe(&mut row, &stub, life.external);
+        describe(&mut row, &stub.with_trace(&event.traceparent), life.external);
     }
     apply(&mut row, life, event, clock);
     row

@@ -179,12 +179,13 @@ impl Fold {
     }
 
     fn conflict(&mut self, message: &Message, index: u32, event: &TaskEvent) {
-        let original = message.item(index).unwrap_or_default();
-        let error = format!(
+        let mut original = message.item(index).unwrap_or_default();
+        let mut error = format!(
             "conflict: task {:?} is there already with another body; \
              submit this one under another id",
             event.id.as_str()
         );
+        cut(&mut original, &mut error);
         let letter = letter(UNDECODABLE, message, index, &error);
         let (tenant, task_id) = (event.tenant.to_string(), event.id.to_string());
         self.dead(DeadLetter { original, tenant, task_id, ..letter });
@@ -197,11 +198,7 @@ impl Fold {
         mut original: Vec<u8>,
         mut error: String,
     ) {
-        if original.len() > limits::DEAD_ORIGINAL_BYTES_MAX {
-            let len = original.len();
-            original.truncate(limits::DEAD_ORIGINAL_BYTES_MAX);
-            error = format!("{error} (of its {len} bytes the first {} are here)", original.len());
-        }
+        cut(&mut original, &mut error);
         self.dead(DeadLetter { original, ..letter(UNDECODABLE, message, index, &error) });
     }
 
@@ -253,6 +250,15 @@ fn letter(kind: &str, message: &Message, index: u32, error: &str) -> DeadLetter 
 /// Whether a second submission asks for what the task was submitted for.
 fn is_same(row: &Row, spec: &TaskSpec) -> bool {
     TaskSpec::parse(row.spec.clone()).is_ok_and(|first| first.digest() == spec.digest())
+}
+
+/// A letter must fit into a message, or it would stop the ledger: what is cut off, its error says.
+fn cut(original: &mut Vec<u8>, error: &mut String) {
+    let len = original.len();
+    if len > limits::DEAD_ORIGINAL_BYTES_MAX {
+        original.truncate(limits::DEAD_ORIGINAL_BYTES_MAX);
+        *error = format!("{error} (of its {len} bytes the first {} are here)", original.len());
+    }
 }
 
 #[cfg(test)]

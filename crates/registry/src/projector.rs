@@ -269,16 +269,19 @@ fn spans(rows: &[Row]) -> Vec<Span> {
     rows.iter().map(span).collect()
 }
 
-/// Cuts messages into batches of a bounded number of events, at least one message each.
+/// Cuts messages into batches of a bounded number of events and bytes, at least one message each.
 fn batches(messages: &[Message]) -> Vec<&[Message]> {
     let mut batches = Vec::new();
-    let (mut start, mut events) = (0, 0);
+    let (mut start, mut events, mut bytes) = (0, 0, 0);
     for (n, message) in messages.iter().enumerate() {
-        if n > start && events + message.items.len() > limits::LEDGER_BATCH_EVENTS_MAX {
+        let full = events + message.items.len() > limits::LEDGER_BATCH_EVENTS_MAX
+            || bytes + message.payload.len() > limits::READ_BYTES_MAX;
+        if n > start && full {
             batches.extend(messages.get(start..n));
-            (start, events) = (n, 0);
+            (start, events, bytes) = (n, 0, 0);
         }
         events += message.items.len();
+        bytes += message.payload.len();
     }
     batches.extend(messages.get(start..).filter(|rest| !rest.is_empty()));
     batches

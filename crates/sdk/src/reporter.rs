@@ -4,7 +4,7 @@
 use common::{
     error::{ApiError, ErrorCode},
     event::{Event, Kind, TaskEvent},
-    id::TaskId,
+    id::{TaskId, Tenant},
     pb,
 };
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ impl TaskReporter {
                 let random = rand::random::<u32>();
                 spec.task_id = format!("{}_{}_{random:08x}", self.subsystem, self.task_type);
             }
+            // Reports name no tenant, so their tasks have the default one.
+            spec.tenant.clear();
             spec.subsystem.clone_from(&self.subsystem);
             spec.task_type.clone_from(&self.task_type);
         });
@@ -98,7 +100,7 @@ impl TaskReporter {
     }
 
     async fn report(&self, id: &TaskId, kind: Kind) -> Result<(), ApiError> {
-        let tenant = common::id::Tenant::default();
+        let tenant = Tenant::default();
         let event = TaskEvent::new(tenant, id.clone(), self.subsystem.as_str(), kind);
         self.client.publish(Event::Task(event)).await
     }

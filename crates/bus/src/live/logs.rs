@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_nats::{
-    datetime,
+    datetime::{self, DateTime},
     jetstream::{
         consumer::{
             DeliverPolicy,
@@ -58,6 +58,8 @@ struct Logs {
     /// Where to stop; `None` while the task may still write.
     end: Option<u64>,
     ask_after: Duration,
+    /// When the task was created: older output on its subject is another's.
+    since: Option<DateTime>,
     /// The number that each attempt's next chunk has: a chunk may be stored twice.
     next_numbers: HashMap<u32, u64>,
 }
@@ -68,9 +70,11 @@ impl Logs {
         let found = task.look_up(&bus).await?;
         let key = TaskKey::new(&task.tenant, &task.id);
         let stream = streams::get(&bus, subject::LOGS).await.map_err(|e| unavailable(&e))?;
+        let since = found.created_at.map(Timestamp::from).and_then(time);
         let config = OrderedConfig {
             filter_subject: subject::log(key),
-            deliver_policy: since(found.created_at.map(Timestamp::from)),
+            deliver_policy: since
+                .map_or(DeliverPolicy::All, |start_time| DeliverPolicy::ByStartTime { start_time }),
             ..OrderedConfig::default()
         };
         let consumer = stream.create_consumer(config).await.map_err(|e| unavailable(&e.into()))?;
@@ -80,13 +84,14 @@ impl Logs {
             task,
             attempt: (request.attempt != 0).then_some(request.attempt),
             messages,
+            since,
             sequence: 0,
             end: None,
             ask_after: ASK_AFTER,
             next_numbers: HashMap::new(),
         };
         if !request.follow || is_terminal(&found) {
-            logs.end = Some(last_sequence(&logs.bus, &logs.task).await?);
+            logs.end = Some(last_sequence(&logs.bus, &logs.task, logs.since).await?);
         }
         Ok(logs)
     }
@@ -122,7 +127,7 @@ impl Logs {
         self.ask_after = (self.ask_after * 2).min(ASK_AFTER_MAX);
         match self.task.look_up(&self.bus).await {
             Ok(task) if is_terminal(&task) => {
-                self.end = Some(last_sequence(&self.bus, &self.task).await?);
+                self.end = Some(last_sequence(&self.bus, &self.task, self.since).await?);
             }
             Ok(_) => {}
             // The output comes without the registry; only its end waits for it.
@@ -166,11 +171,17 @@ impl Logs {
 }
 
 /// The place of the last output on the task's subject; 0 when there is none.
-async fn last_sequence(bus: &Bus, task: &Subject) -> Result<u64, ApiError> {
+async fn last_sequence(
+    bus: &Bus,
+    task: &Subject,
+    since: Option<DateTime>,
+) -> Result<u64, ApiError> {
     let subject = subject::log(TaskKey::new(&task.tenant, &task.id));
     let found = async {
         let stream = bus.jetstream().get_stream_no_info(subject::LOGS).await?;
         match stream.get_last_raw_message_by_subject(&subject).await {
+            // The subject is shared, and what is older is not read.
+            Ok(message) if since.is_some_and(|since| message.time < since) => Ok(0),
             Ok(message) => Ok(message.sequence),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
             Err(error) => Err(anyhow::Error::new(error)),
@@ -190,9 +201,8 @@ fn is_terminal(task: &pb::Task) -> bool {
 }
 
 /// Nothing was written before the task was there.
-fn since(created: Option<Timestamp>) -> DeliverPolicy {
-    let time = created.and_then(|at| datetime::from_nanos(i128::from(at.micros()) * 1_000).ok());
-    time.map_or(DeliverPolicy::All, |start_time| DeliverPolicy::ByStartTime { start_time })
+fn time(at: Timestamp) -> Option<DateTime> {
+    datetime::from_nanos(i128::from(at.micros()) * 1_000).ok()
 }
 
 fn decode(message: &async_nats::jetstream::Message) -> Option<pb::LogChunk> {

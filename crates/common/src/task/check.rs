@@ -7,6 +7,7 @@ use crate::{
     id::{InvalidName, QueueName, TaskId, Tenant, is_token},
     limits,
     pb::{self, executor},
+    subject::is_reserved,
     time::Timestamp,
     wire::time::Duration,
 };
@@ -64,7 +65,7 @@ impl Check {
 
     fn subject(&mut self, field: &str, subject: &str) {
         let fits = subject.len() <= 256
-            && !subject.starts_with('$')
+            && !is_reserved(subject)
             && subject.split('.').all(|token| {
                 !token.is_empty()
                     && token
@@ -74,7 +75,7 @@ impl Check {
         if !fits {
             self.wrong(
                 field,
-                "must be a NATS subject without wildcards, at most 256 bytes, outside of `$`",
+                "must be a NATS subject without wildcards, at most 256 bytes, and none of Jetmill's own",
             );
         }
     }
