@@ -178,6 +178,11 @@ impl Reader {
         self.cursor.stream
     }
 
+    /// How far it has come: the last message that was returned.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
     /// The next messages: waits for one, and takes along what has arrived, at most `max`.
     ///
     /// Cancel-safe: a message is taken only by the call that returns it.

@@ -12,6 +12,7 @@ use common::{
     id::{QueueName, TaskId, TaskKey, Tenant},
     pb, subject,
 };
+use futures::future::join_all;
 use prost::Message as _;
 use uuid::Uuid;
 
@@ -54,6 +55,8 @@ pub(crate) enum Released {
     Out,
     /// It does not; try again.
     Refused,
+    /// Nobody answered: it may lie there, or turn up later.
+    Unknown,
 }
 
 /// The only publisher of the work queue while its process leads.
@@ -112,14 +115,12 @@ impl Dispatcher {
             }
             acks.push(self.bus.jetstream().send_publish(message.subject.clone(), publish).await);
         }
+        // One deadline for all: each ack's begins when it is waited for.
+        let answers = join_all(acks.into_iter().map(|ack| async { ack?.await })).await;
         let mut outcomes = Vec::with_capacity(messages.len());
         let mut in_step = true;
-        for ack in acks {
-            let outcome = match ack {
-                Ok(ack) => ack.await,
-                Err(error) => Err(error),
-            };
-            outcomes.push(match outcome {
+        for answer in answers {
+            outcomes.push(match answer {
                 Ok(ack) => {
                     self.expected = ack.sequence;
                     Released::Out
@@ -162,7 +163,15 @@ fn refusal(error: &PublishError) -> Released {
         return Released::Out;
     }
     tracing::debug!(%error, "a release was refused");
-    Released::Refused
+    match error.kind() {
+        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Released::Unknown,
+        PublishErrorKind::StreamNotFound
+        | PublishErrorKind::WrongLastMessageId
+        | PublishErrorKind::WrongLastSequence
+        | PublishErrorKind::MaxAckPending
+        | PublishErrorKind::MaxPayloadExceeded
+        | PublishErrorKind::Other => Released::Refused,
+    }
 }
 
 fn attempts(body: &[u8]) -> Vec<(TaskKey, u32)> {

@@ -23,14 +23,22 @@ use tokio::{
 };
 
 use crate::{
-    Config, admin::Commands, dispatch::Dispatcher, lease::Lease, metrics::Metrics,
-    payload::Payloads, plan::Planner, snapshot,
+    Config,
+    admin::Commands,
+    dispatch::Dispatcher,
+    lease::Lease,
+    metrics::Metrics,
+    payload::Payloads,
+    plan::{Planner, Ticket},
+    snapshot,
 };
 
 /// Messages of the log that are folded before something is decided again.
 const FOLD_MAX: usize = 500;
 /// Time between two comparisons of the work queue with the backlog.
 const COMPARE_EVERY_MS: u64 = 30_000;
+/// A loop that took this long to come round may have missed heartbeats.
+const DEAF_AFTER_MS: u64 = 4_000;
 /// The longest time between two looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -56,7 +64,12 @@ pub(crate) struct Lead {
     pauses_changed: bool,
     /// When the work queue is compared with the backlog again, in monotonic milliseconds.
     compare_at: u64,
+    /// When the loop last came round, in monotonic milliseconds.
+    acted_ms: u64,
     missing: Option<act::Missing>,
+    /// Releases whose answer never came.
+    unsure: Vec<Ticket>,
+    absent: Option<act::Missing>,
     ready: bool,
 }
 
@@ -71,7 +84,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let (planner, from) = snapshot::load(&ctx.bus).await.unzip();
     let mut reader = open(&ctx, from).await?;
-    let cursor = from.unwrap_or(Cursor { stream: reader.stream(), sequence: 0 });
+    let cursor = reader.cursor();
     let mut lead = Lead {
         payloads: Payloads::new(ctx.bus.clone(), reader.stream()),
         dispatcher: Dispatcher::new(ctx.bus.clone()),
@@ -88,11 +101,15 @@ pub(crate) async fn run(
         pending_out: Vec::new(),
         pauses_changed: false,
         compare_at: 0,
+        acted_ms: 0,
         missing: None,
+        unsure: Vec::new(),
+        absent: None,
         ready: false,
         config,
         ctx,
     };
+    lead.folded.send_replace(cursor.sequence);
     let mut leadership = lead.lease.watch();
     let mut heartbeats = watch_workers(&lead.ctx).await?;
     let shutdown = lead.ctx.shutdown.clone();
@@ -181,6 +198,9 @@ impl Lead {
     }
 
     fn until_next_alarm(&self) -> Duration {
+        if !self.leading {
+            return TICK;
+        }
         let now = self.ctx.clock.now();
         self.planner.next_alarm().map_or(TICK, |at| at.since(now).min(TICK))
     }
@@ -190,6 +210,8 @@ impl Lead {
         self.leading = false;
         self.metrics.leads(false);
         self.leads_at = None;
+        self.unsure.clear();
+        (self.absent, self.missing) = (None, None);
         self.planner.follow();
         if epoch.is_none() {
             return;
@@ -270,6 +292,11 @@ impl Lead {
     /// Decides and applies, if this process leads.
     async fn act(&mut self) {
         let (now, now_ms) = (self.ctx.clock.now(), self.now_ms());
+        // Who did not listen may not say that nobody spoke: heartbeats wait to be read.
+        if now_ms.saturating_sub(self.acted_ms) > DEAF_AFTER_MS {
+            self.planner.was_deaf(now_ms);
+        }
+        self.acted_ms = now_ms;
         self.planner.tick(now, now_ms);
         if let Some(last) = self.leads_at
             && self.cursor.sequence >= last
@@ -280,7 +307,7 @@ impl Lead {
             for (key, attempt) in std::mem::take(&mut self.pending_out) {
                 self.planner.is_out(key, attempt, now_ms);
             }
-            self.planner.lead(now_ms);
+            self.planner.lead(now, now_ms);
             self.pauses_changed = true;
             tracing::info!(open = self.planner.open_tasks(), "leading");
         }
@@ -296,17 +323,23 @@ impl Lead {
         }
         self.decide().await;
         self.release().await;
+        self.find_out().await;
         if now_ms >= self.compare_at {
             self.compare_at = now_ms + COMPARE_EVERY_MS;
             self.compare().await;
         }
         self.give_up_missing();
         if std::mem::take(&mut self.pauses_changed) {
-            self.apply_pauses().await;
+            self.pauses_changed = !self.apply_pauses().await;
         }
         if self.cursor.sequence >= self.stored_at + self.config.snapshot_every_messages {
             self.save().await;
         }
+    }
+
+    /// Whether this process decides: it leads, has caught up, and its lease is fresh.
+    pub(crate) fn decides(&self) -> bool {
+        self.leading && self.lease.is_held()
     }
 
     /// Ready is a scheduler that leads, or that sees another one lead.

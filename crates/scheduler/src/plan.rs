@@ -11,6 +11,7 @@
 mod decide;
 mod fold;
 mod store;
+mod watch;
 
 use std::{
     cmp::Reverse,
@@ -25,9 +26,10 @@ use common::{
 };
 
 pub use self::{
-    decide::{Release, Stopping},
+    decide::Release,
     fold::Folded,
     store::{Stored, StoredTask},
+    watch::Stopping,
 };
 use crate::{
     graph::Graph,
@@ -101,7 +103,7 @@ pub struct Entry {
     pub priority: u8,
     /// It travels alone, since it was lost or handed back once.
     pub alone: bool,
-    queue: u16,
+    queue: u32,
     kind: u16,
     generation: u32,
 }
@@ -161,7 +163,7 @@ pub struct Planner {
     over: HashMap<TaskKey, Tombstone>,
     graph: Graph,
     queues: Vec<(QueueName, Queue)>,
-    queue_ids: HashMap<QueueName, u16>,
+    queue_ids: HashMap<QueueName, u32>,
     kinds: HashMap<Box<str>, u16>,
     durations: Vec<Durations>,
     rare: HashMap<u32, Rare>,
@@ -171,6 +173,9 @@ pub struct Planner {
     decisions: VecDeque<(Ticket, Decision)>,
     workers: Workers,
     paused: Option<String>,
+    /// The log's time: the running maximum of its messages'.
+    log_clock: Timestamp,
+    /// The later of the log's time and, while this process leads, the wall's.
     clock: Timestamp,
     /// Since when this process leads, in monotonic milliseconds.
     leading_since: Option<u64>,
@@ -195,10 +200,8 @@ impl Planner {
 
     /// The queue of a task.
     pub fn queue_of(&self, entry: &Entry) -> (&QueueName, &Queue) {
-        let (name, queue) = self
-            .queues
-            .get(usize::from(entry.queue))
-            .expect("invariant: an entry's queue is known");
+        let (name, queue) =
+            self.queues.get(entry.queue as usize).expect("invariant: an entry's queue is known");
         (name, queue)
     }
 
@@ -267,15 +270,15 @@ impl Planner {
         self.entries.get_mut(ticket.slot as usize)
     }
 
-    fn queue_mut(&mut self, id: u16) -> &mut Queue {
-        &mut self.queues.get_mut(usize::from(id)).expect("invariant: an entry's queue is known").1
+    fn queue_mut(&mut self, id: u32) -> &mut Queue {
+        &mut self.queues.get_mut(id as usize).expect("invariant: an entry's queue is known").1
     }
 
-    fn queue_id(&mut self, name: &QueueName) -> u16 {
+    fn queue_id(&mut self, name: &QueueName) -> u32 {
         if let Some(id) = self.queue_ids.get(name) {
             return *id;
         }
-        let id = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
+        let id = self.queues.len() as u32;
         self.queues.push((name.clone(), Queue::default()));
         self.queue_ids.insert(name.clone(), id);
         id

@@ -11,7 +11,7 @@ use common::{
 use super::{Change, Changed, Command};
 use crate::{
     lead::Lead,
-    plan::{Entry, Found, Place, Stopping, Ticket},
+    plan::{Decision, Entry, Found, Place, Stopping, Ticket},
     verdict, why,
     workers::Held,
 };
@@ -27,7 +27,7 @@ enum Step {
 enum Then {
     Nothing,
     /// The task is held back until its end comes back through the log.
-    Held(Ticket),
+    Held(Ticket, Option<Decision>),
     /// Its attempt is withdrawn or told to stop.
     Stop(Ticket),
 }
@@ -36,6 +36,12 @@ impl Lead {
     pub(crate) async fn obey(&mut self, command: Command) {
         // A caller that went away does not want to know.
         match command {
+            Command::Change { reply, .. } if !self.decides() => {
+                let _ = reply.send(Err(taking_over()));
+            }
+            Command::Pause { reply, .. } if !self.decides() => {
+                let _ = reply.send(Err(taking_over()));
+            }
             Command::Change { tenant, ids, change, actor, reply } => {
                 let _ = reply.send(self.change(&tenant, ids, &change, &actor).await);
             }
@@ -70,9 +76,10 @@ impl Lead {
             match self.step(tenant, &id, change) {
                 Step::Answer(changed) => answers.push(changed),
                 Step::Publish { kind, result, then } => {
-                    if let Then::Held(ticket) = then {
-                        self.planner.hold(ticket);
-                    }
+                    let then = match then {
+                        Then::Held(ticket, _) => Then::Held(ticket, self.planner.hold(ticket)),
+                        Then::Nothing | Then::Stop(_) => then,
+                    };
                     answers.push(done(&id, result, ""));
                     thens.push((answers.len() - 1, then));
                     events.push(TaskEvent::new(tenant.clone(), id, actor, kind));
@@ -85,8 +92,8 @@ impl Lead {
             Ok(sequence) => sequence,
             Err(error) => {
                 for (_, then) in thens {
-                    if let Then::Held(ticket) = then {
-                        self.planner.unhold(ticket);
+                    if let Then::Held(ticket, before) = then {
+                        self.planner.unhold(ticket, before);
                     }
                 }
                 return Err(error.into());
@@ -136,7 +143,7 @@ impl Lead {
     async fn follow_up(&mut self, then: Then, event: &TaskEvent) {
         match then {
             Then::Nothing => {}
-            Then::Held(ticket) => {
+            Then::Held(ticket, _) => {
                 let Some(outcome) = verdict::outcome(event) else { return };
                 let Some(entry) = self.planner.entry(ticket).copied() else { return };
                 if let Ok(payload) = self.payloads.get(ticket, entry.sequence, entry.index).await {
@@ -222,6 +229,11 @@ impl Lead {
     }
 }
 
+/// What is out is known only to one that leads: others would change what they do not see.
+fn taking_over() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "a scheduler is just taking over").hint("ask again")
+}
+
 fn done(id: &TaskId, result: &str, reason: &str) -> Changed {
     Changed::Done(pb::Change {
         task_id: id.to_string(),
@@ -238,7 +250,7 @@ fn cancel(ticket: Ticket, entry: &Entry, reason: &str) -> Step {
             ..pb::Cancelled::default()
         })),
         result,
-        then: Then::Held(ticket),
+        then: Then::Held(ticket, None),
     };
     match entry.place {
         Place::External | Place::Waiting | Place::Ready => at_once("cancelled"),

@@ -9,7 +9,7 @@ use runtime::telemetry;
 use super::Lead;
 use crate::{
     dispatch::{Outgoing, Released},
-    plan::{Decision, Release, Stopping, Ticket},
+    plan::{Decision, Place, Release, Stopping, Ticket},
     verdict,
 };
 
@@ -93,6 +93,15 @@ impl Lead {
     ) -> anyhow::Result<Option<(Event, Option<(String, pb::Outcome)>)>> {
         let Some(entry) = self.planner.entry(ticket).copied() else { return Ok(None) };
         let payload = self.payloads.get(ticket, entry.sequence, entry.index).await?;
+        if decision == Decision::Cancel && matches!(entry.place, Place::Released(_)) {
+            // It must not be delivered after its end.
+            let (queue, _) = self.planner.queue_of(&entry);
+            if let Some(id) = payload.spec.id() {
+                let attempt = entry.state.attempt();
+                let subject = subject::execution(queue, &payload.spec.tenant(), &id, attempt);
+                self.dispatcher.withdraw(&subject).await?;
+            }
+        }
         let random = rand::random();
         let Some(event) =
             verdict::event(&self.planner, (ticket, &entry), &payload.spec, decision, random)
@@ -117,14 +126,16 @@ impl Lead {
         loop {
             let now_ms = self.now_ms();
             let releases = self.planner.release(now_ms, self.config.window_max, RELEASE_MAX);
-            if releases.is_empty() || !self.lease.is_held() {
-                for ticket in releases.into_iter().flat_map(|r| r.tickets) {
-                    self.planner.unrelease(ticket);
-                }
+            if releases.is_empty() {
+                return;
+            }
+            if !self.lease.is_held() {
+                self.take_back(releases.into_iter().map(|r| r.tickets).collect());
                 return;
             }
             let (mut messages, mut groups) = (Vec::new(), Vec::new());
-            for release in releases {
+            let mut rest = releases.into_iter();
+            while let Some(release) = rest.next() {
                 match self.outgoing(&release).await {
                     Ok(Some(message)) => {
                         messages.push(message);
@@ -132,34 +143,62 @@ impl Lead {
                     }
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::warn!(error = format!("{error:#}"), "failed to prepare a release");
-                        release
-                            .tickets
-                            .into_iter()
-                            .for_each(|ticket| self.planner.unrelease(ticket));
                         // The log or the network is in trouble: the next tick tries again.
-                        for ticket in groups.into_iter().flatten() {
-                            self.planner.unrelease(ticket);
-                        }
+                        tracing::warn!(error = format!("{error:#}"), "failed to prepare a release");
+                        groups.push(release.tickets);
+                        groups.extend(rest.map(|r| r.tickets));
+                        self.take_back(groups);
                         return;
                     }
                 }
             }
             let outcomes = self.dispatcher.release(&messages).await;
-            let (mut refused, mut attempts) = (false, 0);
-            // From the back, so that what goes back to the front keeps its order.
-            for (outcome, tickets) in outcomes.into_iter().zip(groups).rev() {
+            let (mut refused, mut attempts) = (Vec::new(), 0);
+            for (outcome, tickets) in outcomes.into_iter().zip(groups) {
                 match outcome {
                     Released::Out => attempts += tickets.len(),
-                    Released::Refused => {
-                        refused = true;
-                        tickets.into_iter().rev().for_each(|ticket| self.planner.unrelease(ticket));
-                    }
+                    Released::Refused => refused.push(tickets),
+                    Released::Unknown => self.unsure.extend(tickets),
                 }
             }
             self.metrics.released(attempts);
-            if refused {
+            if !refused.is_empty() || !self.unsure.is_empty() {
+                self.take_back(refused);
                 return;
+            }
+        }
+    }
+
+    /// Puts releases that did not happen back to the front, in their order.
+    fn take_back(&mut self, groups: Vec<Vec<Ticket>>) {
+        for ticket in groups.into_iter().flatten().rev() {
+            self.planner.unrelease(ticket);
+        }
+    }
+
+    /// Finds out about releases whose answer never came. A new fence turns away what may still be
+    /// under way, and then the work queue says which of them it has. The others are ready again once
+    /// the log is folded up to here: an attempt that ran meanwhile has its end in it.
+    pub(super) async fn find_out(&mut self) {
+        if self.unsure.is_empty() || self.absent.is_some() {
+            return;
+        }
+        let found = async {
+            let out = self.dispatcher.take_over().await?.into_iter().collect::<HashSet<_>>();
+            let last = bus::streams::last_sequence(&self.ctx.bus).await?;
+            anyhow::Ok((out, last))
+        };
+        match found.await {
+            Ok((out, last)) => {
+                let absent = std::mem::take(&mut self.unsure).into_iter().filter_map(|ticket| {
+                    let entry = self.planner.entry(ticket)?;
+                    let attempt = entry.state.attempt();
+                    (!out.contains(&(entry.key, attempt))).then_some((ticket, attempt))
+                });
+                self.absent = Some(Missing { attempts: absent.collect(), last });
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the work queue does not answer");
             }
         }
     }
@@ -225,6 +264,11 @@ impl Lead {
 
     /// Gives up the missing attempts that have no end in what was the log when they were missed.
     pub(super) fn give_up_missing(&mut self) {
+        if let Some(absent) = self.absent.take_if(|absent| absent.last <= self.cursor.sequence) {
+            for (ticket, attempt) in absent.attempts.into_iter().rev() {
+                self.planner.never_left(ticket, attempt);
+            }
+        }
         if let Some(missing) = self.missing.take_if(|missing| missing.last <= self.cursor.sequence)
         {
             for (ticket, attempt) in missing.attempts {
@@ -234,13 +278,17 @@ impl Lead {
     }
 
     /// Holds and frees the queues' consumers, so that a pause also stops what is on its way.
-    pub(super) async fn apply_pauses(&self) {
+    /// Says whether all of it was done; otherwise it is to be tried again.
+    pub(super) async fn apply_pauses(&self) -> bool {
         let (queues, _) = self.planner.pauses();
         let Ok(stream) = self.ctx.bus.jetstream().get_stream_no_info(subject::EXECUTIONS).await
         else {
-            return;
+            return false;
         };
-        let Ok(until) = async_nats::datetime::parse_rfc3339("9999-12-31T00:00:00Z") else { return };
+        let Ok(until) = async_nats::datetime::parse_rfc3339("9999-12-31T00:00:00Z") else {
+            return true;
+        };
+        let mut complete = true;
         for (queue, paused) in queues {
             let consumer = subject::executions_consumer(&queue);
             let outcome = if paused {
@@ -248,10 +296,16 @@ impl Lead {
             } else {
                 stream.resume_consumer(&consumer).await.map(|_| ())
             };
-            if let Err(error) = outcome {
+            match outcome {
+                Ok(()) => {}
                 // A queue that no worker has served yet has no consumer.
-                tracing::debug!(queue = %queue, %error, "consumer not paused or resumed");
+                Err(error) if error.to_string().contains("not found") => {}
+                Err(error) => {
+                    tracing::warn!(queue = %queue, %error, "a pause did not reach its consumer yet");
+                    complete = false;
+                }
             }
         }
+        complete
     }
 }

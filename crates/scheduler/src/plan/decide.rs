@@ -3,17 +3,12 @@
 use std::{cmp::Reverse, time::Duration};
 
 use common::{
-    id::{QueueName, TaskId, TaskKey, Tenant},
-    lifecycle::Phase,
-    limits, pb,
+    id::{QueueName, TaskKey},
     time::Timestamp,
 };
 
 use super::{Alarm, Decision, Found, Place, Planner, Ticket};
-use crate::{
-    queue::window,
-    workers::{Held, Service},
-};
+use crate::{queue::window, workers::Service};
 
 /// Tasks that travel together, at most.
 const GROUP_TASKS_MAX: usize = 32;
@@ -21,6 +16,9 @@ const GROUP_TASKS_MAX: usize = 32;
 const GROUP_WORK: Duration = Duration::from_millis(50);
 /// Tasks of a type travel together only while its p95 is below this.
 const GROUP_P95: Duration = Duration::from_millis(5);
+
+/// Timers of tasks that are over that are kept before they are looked for.
+const STALE_TIMERS_MAX: usize = 4_096;
 
 /// Attempts to release in one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,21 +31,23 @@ pub struct Release {
     pub tickets: Vec<Ticket>,
 }
 
-/// An attempt that a worker holds and should not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stopping {
-    /// The attempt.
-    pub held: Held,
-    /// It is over already: nothing is to be said about it. Otherwise somebody asked to cancel it.
-    pub stale: bool,
-}
-
 impl Planner {
     /// Begins to decide: what was found undecided while following is decided now.
-    pub fn lead(&mut self, now_ms: u64) {
+    ///
+    /// Queue timeouts stood still while nobody led, so they begin anew.
+    pub fn lead(&mut self, now: Timestamp, now_ms: u64) {
         self.leading_since = Some(now_ms);
+        self.clock = self.clock.max(now);
         self.workers.all_heard(now_ms);
         self.decisions.clear();
+        let timed = self.rare.iter().filter_map(|(slot, rare)| Some((*slot, rare.queue_timeout?)));
+        for (slot, timeout) in timed.collect::<Vec<_>>() {
+            let Some(ticket) = self.ticket(slot) else { continue };
+            if let Some(rare) = self.rare.get_mut(&slot) {
+                rare.ready_since = Some(self.clock);
+            }
+            self.alarm(self.clock.after(timeout), ticket, Alarm::Queue);
+        }
         for (slot, entry) in (0..).zip(&self.entries) {
             if let Some(decision) = entry.deciding
                 && self.open.get(&entry.key) == Some(&slot)
@@ -73,8 +73,20 @@ impl Planner {
         }
     }
 
+    /// This process did not listen for a while: nobody is late.
+    pub fn was_deaf(&mut self, now_ms: u64) {
+        self.workers.all_heard(now_ms);
+    }
+
     /// Time passes: delays end, timeouts ring. Call it before [`Planner::release`].
+    ///
+    /// Only a leader's timers ring. One that follows does not know what is out, and what it folds
+    /// may be old: the wall's time has no place in it.
     pub fn tick(&mut self, now: Timestamp, now_ms: u64) {
+        self.compact();
+        if self.leading_since.is_none() {
+            return;
+        }
         self.clock = self.clock.max(now);
         while let Some(Reverse((at, ticket, alarm))) = self.timers.peek().copied()
             && at <= self.clock
@@ -82,16 +94,23 @@ impl Planner {
             self.timers.pop();
             self.ring(ticket, alarm);
         }
-        for id in 0..self.queues.len() as u16 {
+        for name in self.workers.lapsed(now_ms) {
+            self.worker_left(&name);
+        }
+        self.orphans(now_ms);
+    }
+
+    /// Forgets tickets and timers of tasks that have moved on, when they outnumber the others.
+    fn compact(&mut self) {
+        for id in 0..self.queues.len() as u32 {
             let mut queue = std::mem::take(self.queue_mut(id));
             queue.compact(|ticket, priority| self.is_ready(ticket, priority));
             *self.queue_mut(id) = queue;
         }
-        if self.leading_since.is_some() {
-            for name in self.workers.lapsed(now_ms) {
-                self.worker_left(&name);
-            }
-            self.orphans(now_ms);
+        if self.timers.len() > 2 * self.open.len() + STALE_TIMERS_MAX {
+            let mut timers = std::mem::take(&mut self.timers);
+            timers.retain(|Reverse((_, ticket, _))| self.entry(*ticket).is_some());
+            self.timers = timers;
         }
     }
 
@@ -124,122 +143,6 @@ impl Planner {
         }
     }
 
-    /// Ends a task that was to be cancelled, once nobody holds it.
-    fn check_cancel(&mut self, ticket: Ticket) {
-        let Some(entry) = self.entry(ticket).copied() else { return };
-        let begun = matches!(entry.state.phase, Phase::Running);
-        if matches!(entry.place, Place::Released(_)) && (begun || self.is_held(entry.key)) {
-            let again = self.clock.after(limits::HEARTBEAT_EVERY);
-            self.alarm(again, ticket, Alarm::Cancel);
-        } else {
-            self.decide(ticket, Decision::Cancel);
-        }
-    }
-
-    /// Tasks whose attempt went out this long ago and was neither begun nor listed by a worker.
-    pub fn suspects(&self, now_ms: u64, older_ms: u64) -> Vec<(Ticket, TaskKey, u32)> {
-        let listed = self.workers.held_keys();
-        let quiet = |entry: &&super::Entry| {
-            matches!(entry.place, Place::Released(at) if now_ms.saturating_sub(at) > older_ms)
-                && entry.state.phase == Phase::Pending
-                && entry.deciding.is_none()
-                && !listed.contains(&entry.key)
-        };
-        let open =
-            self.open.values().filter_map(|slot| Some((*slot, self.entries.get(*slot as usize)?)));
-        open.filter(|(_, entry)| quiet(entry))
-            .map(|(slot, e)| (Ticket { slot, generation: e.generation }, e.key, e.state.attempt()))
-            .collect()
-    }
-
-    /// The attempt is neither in the work queue nor with a worker, and nobody said how it ended.
-    pub fn vanished(&mut self, ticket: Ticket, attempt: u32) {
-        let lost =
-            |e: &super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
-        if self.entry(ticket).is_some_and(|e| lost(e) && matches!(e.place, Place::Released(_))) {
-            self.decide(ticket, Decision::Lost);
-        }
-    }
-
-    fn is_held(&self, key: TaskKey) -> bool {
-        self.workers.holds_key(key)
-    }
-
-    /// The worker is gone, and with it what it held.
-    pub fn worker_left(&mut self, name: &str) {
-        let mut lost = Vec::new();
-        for held in self.workers.left(name) {
-            if let Some((ticket, entry)) = self.open_held(&held)
-                && entry.state.attempt() == held.attempt
-            {
-                lost.push(ticket);
-            }
-        }
-        let began = self.holders.iter().filter(|(_, holder)| holder.as_ref() == name);
-        let slots = began.map(|(slot, _)| *slot).collect::<Vec<_>>();
-        lost.extend(slots.into_iter().filter_map(|slot| self.ticket(slot)));
-        for ticket in lost {
-            self.decide(ticket, Decision::Lost);
-        }
-    }
-
-    /// Attempts whose worker was never heard since this process leads.
-    fn orphans(&mut self, now_ms: u64) {
-        let patience = limits::WORKER_LOST_AFTER.as_millis() as u64;
-        if self.leading_since.is_none_or(|since| now_ms.saturating_sub(since) < patience) {
-            return;
-        }
-        let gone = |holder: &str| !self.workers.lives(holder);
-        let orphans = self.holders.iter().filter(|(_, holder)| gone(holder));
-        let slots = orphans.map(|(slot, _)| *slot).collect::<Vec<_>>();
-        for ticket in slots.into_iter().filter_map(|slot| self.ticket(slot)).collect::<Vec<_>>() {
-            if self
-                .entry(ticket)
-                .is_some_and(|e| e.deciding.is_none() && e.place != Place::External)
-            {
-                self.decide(ticket, Decision::Lost);
-            }
-        }
-    }
-
-    fn ticket(&self, slot: u32) -> Option<Ticket> {
-        let entry = self.entries.get(slot as usize)?;
-        Some(Ticket { slot, generation: entry.generation })
-    }
-
-    fn open_held(&self, held: &Held) -> Option<(Ticket, super::Entry)> {
-        let key = held.key()?;
-        match self.find(key)? {
-            Found::Open(ticket, entry) => Some((ticket, *entry)),
-            Found::Over(_) => None,
-        }
-    }
-
-    /// A heartbeat came in: returns the attempts that the worker should end.
-    pub fn heard(&mut self, heartbeat: pb::Heartbeat, now_ms: u64) -> Vec<Stopping> {
-        let mut stop = Vec::new();
-        for attempt in heartbeat.running.iter().take(limits::SLOTS_MAX as usize) {
-            let held = Held {
-                tenant: attempt.tenant.clone(),
-                task_id: attempt.task_id.clone(),
-                attempt: attempt.attempt,
-            };
-            let Some(found) = held.key().and_then(|key| self.find(key)) else { continue };
-            match found {
-                Found::Over(_) => stop.push(Stopping { held, stale: true }),
-                Found::Open(_, entry) if held.attempt <= entry.state.ended => {
-                    stop.push(Stopping { held, stale: true });
-                }
-                Found::Open(_, entry) if entry.state.cancel_requested => {
-                    stop.push(Stopping { held, stale: false });
-                }
-                Found::Open(..) => {}
-            }
-        }
-        self.workers.heard(heartbeat, now_ms);
-        stop
-    }
-
     /// What to release now, in order, at most `max` tasks. What is returned counts as out.
     pub fn release(&mut self, now_ms: u64, window_max: u32, max: usize) -> Vec<Release> {
         let mut releases = Vec::new();
@@ -247,8 +150,8 @@ impl Planner {
         if self.paused.is_some() {
             return releases;
         }
-        for id in 0..self.queues.len() as u16 {
-            let Some((name, queue)) = self.queues.get(usize::from(id)) else { continue };
+        for id in 0..self.queues.len() as u32 {
+            let Some((name, queue)) = self.queues.get(id as usize) else { continue };
             if queue.paused.is_some() || queue.queued == 0 {
                 continue;
             }
@@ -272,7 +175,7 @@ impl Planner {
     }
 
     /// The next task of a queue, or the next few when they are short and many.
-    fn group(&mut self, id: u16, service: Service, room: usize, now_ms: u64) -> Vec<Ticket> {
+    fn group(&mut self, id: u32, service: Service, room: usize, now_ms: u64) -> Vec<Ticket> {
         let mut group = Vec::new();
         let mut work = Duration::ZERO;
         let queue = self.queue_mut(id);
@@ -337,22 +240,23 @@ impl Planner {
     }
 
     /// Keeps a task from being released while its end, decided elsewhere, is on its way into the log.
-    pub fn hold(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.entry_mut(ticket) {
-            entry.deciding = Some(Decision::Cancel);
-            if entry.place == Place::Ready {
-                self.place(ticket, Place::Waiting);
-            }
+    /// Returns what was to be decided about it before.
+    pub fn hold(&mut self, ticket: Ticket) -> Option<Decision> {
+        let entry = self.entry_mut(ticket)?;
+        let before = entry.deciding.replace(Decision::Cancel);
+        if entry.place == Place::Ready {
+            self.place(ticket, Place::Waiting);
         }
+        before
     }
 
-    /// The end did not get into the log: the task goes on.
-    pub fn unhold(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.entry_mut(ticket)
-            && entry.deciding == Some(Decision::Cancel)
-        {
-            entry.deciding = None;
-            self.settle(ticket);
+    /// The end did not get into the log: the task goes on as it was before [`Planner::hold`].
+    pub fn unhold(&mut self, ticket: Ticket, before: Option<Decision>) {
+        let Some(entry) = self.entry_mut(ticket) else { return };
+        entry.deciding = before;
+        match before {
+            Some(decision) => self.decisions.push_back((ticket, decision)),
+            None => self.settle(ticket),
         }
     }
 
@@ -364,13 +268,5 @@ impl Planner {
     /// The planner's time: the later of the log's and the wall's.
     pub fn clock(&self) -> Timestamp {
         self.clock
-    }
-}
-
-impl Held {
-    /// The key of its task; `None` when a worker sent nonsense.
-    pub fn key(&self) -> Option<TaskKey> {
-        let tenant = Tenant::parse_or_default(&self.tenant).ok()?;
-        Some(TaskKey::new(&tenant, &TaskId::parse(&self.task_id).ok()?))
     }
 }

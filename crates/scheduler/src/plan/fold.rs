@@ -36,6 +36,7 @@ impl Planner {
         event: &Event,
         now_ms: u64,
     ) -> Folded {
+        self.log_clock = self.log_clock.max(at);
         self.clock = self.clock.max(at);
         match event {
             Event::Policy(event) => {
@@ -82,7 +83,7 @@ impl Planner {
     }
 
     fn created(&mut self, key: TaskKey, at: (u64, u32), state: State, spec: &TaskSpec) -> Folded {
-        let now = self.clock;
+        let now = self.log_clock;
         let queue = self.queue_id(&spec.queue());
         let kind = self.kind_id(&spec.as_pb().task_type);
         let ticket = self.insert(Entry {
@@ -213,7 +214,7 @@ impl Planner {
                 self.learn(before, body.duration, now_ms);
                 let delay =
                     body.delay.and_then(common::wire::time::Duration::to_std).unwrap_or_default();
-                self.again(ticket, self.clock.after(delay));
+                self.again(ticket, self.log_clock.after(delay));
             }
             Kind::Returned(_) => {
                 self.set_alone(ticket);

@@ -177,7 +177,7 @@ impl Planner {
         }
         Stored {
             fold_version: common::lifecycle::FOLD_VERSION,
-            clock: self.clock.micros(),
+            clock: self.log_clock.micros(),
             paused: self.paused.clone(),
             queues: self
                 .queues
@@ -236,7 +236,7 @@ impl Planner {
             cancel_requested: entry.state.cancel_requested,
             due: entry.due.micros(),
             priority: entry.priority.into(),
-            queue: entry.queue.into(),
+            queue: entry.queue,
             kind: entry.kind.into(),
             edges: self
                 .graph
@@ -261,6 +261,7 @@ impl Planner {
         }
         let mut planner = Self {
             clock: Timestamp::from_micros(stored.clock),
+            log_clock: Timestamp::from_micros(stored.clock),
             paused: stored.paused,
             ..Self::default()
         };
@@ -294,8 +295,7 @@ impl Planner {
     }
 
     fn restore_task(&mut self, task: &StoredTask) -> Option<Ticket> {
-        let queue =
-            u16::try_from(task.queue).ok().filter(|q| usize::from(*q) < self.queues.len())?;
+        let queue = Some(task.queue).filter(|queue| (*queue as usize) < self.queues.len())?;
         let state = State {
             phase: numbered(&PHASES, task.phase)?,
             ended: task.ended,

@@ -19,7 +19,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut world = Self { planner: Planner::default(), sequence: 0, now_ms: 1_000 };
-        world.planner.lead(world.now_ms);
+        world.planner.lead(world.now(), world.now_ms);
         world
     }
 
@@ -275,7 +275,7 @@ fn a_new_leader_gives_up_what_a_worker_held_that_nobody_hears_any_more() {
     world.planner.follow();
     world.submit("a", |_| {});
     world.say("a", Kind::Started(pb::Started { attempt: 1, worker: "gone".into() }));
-    world.planner.lead(world.now_ms);
+    world.planner.lead(world.now(), world.now_ms);
     world.pass(5_000);
     assert!(world.decisions().is_empty());
     world.pass(6_000);
@@ -371,7 +371,7 @@ fn a_stored_backlog_goes_on_as_it_was() {
     world.complete("gone", 1);
     let stored = world.planner.store();
     world.planner = Planner::restore(stored).expect("of this version");
-    world.planner.lead(world.now_ms);
+    world.planner.lead(world.now(), world.now_ms);
     world.beat("w", 4, &[("run", 1)]);
     assert!(matches!(world.place("run"), Place::Released(_)));
     assert_eq!(world.end("gone"), Some(Phase::Completed));
@@ -404,4 +404,54 @@ fn pauses_hold_new_starts_and_end() {
     assert!(world.released(&["a"]).is_empty());
     world.decree(Policy::Resumed { queue: None });
     assert_eq!(world.released(&["a"]), ["a"]);
+}
+
+#[test]
+fn a_standby_decides_nothing_by_the_clock_and_a_delay_counts_from_the_log() {
+    let mut world = World::new();
+    world.planner.follow();
+    let second = |n| Some(std::time::Duration::from_secs(n).into());
+    world.submit("t", |spec| {
+        spec.timeouts = Some(pb::Timeouts { total: second(1), ..pb::Timeouts::default() });
+    });
+    world.pass(60_000);
+    assert!(world.decisions().is_empty());
+    // Folded a minute later, as after a restart: the delay of an old task is over.
+    let now_ms = world.now_ms;
+    world.now_ms = 2_000;
+    world.submit("d", |spec| spec.delay = second(10));
+    world.now_ms = now_ms;
+    world.planner.lead(world.now(), world.now_ms);
+    world.beat("w", 4, &[]);
+    world.pass(1);
+    assert_eq!(world.decisions(), [Decision::TotalTimeout]);
+    assert_eq!(world.released(&["d"]), ["d"]);
+}
+
+#[test]
+fn a_cancel_that_fails_leaves_what_was_decided_before() {
+    let mut world = World::new();
+    world.after("b", &["a"]);
+    world.submit("a", |_| {});
+    world.fail("a", 1);
+    let taken = world.planner.take_decisions(10);
+    let (ticket, decision) = taken[0];
+    assert_eq!(decision, Decision::DependencyFailed);
+    let before = world.planner.hold(ticket);
+    world.planner.unhold(ticket, before);
+    assert_eq!(world.decisions(), [Decision::DependencyFailed]);
+}
+
+#[test]
+fn a_release_that_never_left_is_ready_again_unless_it_ran() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    world.submit("b", |_| {});
+    let out = world.planner.release(world.now_ms, 4_096, 10);
+    let tickets = out.into_iter().flat_map(|r| r.tickets).collect::<Vec<_>>();
+    world.say("b", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+    for ticket in tickets {
+        world.planner.never_left(ticket, 1);
+    }
+    assert_eq!(world.released(&["a", "b"]), ["a"]);
 }

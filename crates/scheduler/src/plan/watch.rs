@@ -1,0 +1,154 @@
+//! **Pure.** What heartbeats, and their absence, say about attempts that are out.
+
+use common::{
+    id::{TaskId, TaskKey, Tenant},
+    lifecycle::Phase,
+    limits, pb,
+};
+
+use super::{Alarm, Decision, Found, Place, Planner, Ticket};
+use crate::workers::Held;
+
+/// An attempt that a worker holds and should not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopping {
+    /// The attempt.
+    pub held: Held,
+    /// It is over already: nothing is to be said about it. Otherwise somebody asked to cancel it.
+    pub stale: bool,
+}
+
+impl Planner {
+    /// Ends a task that was to be cancelled, once nobody holds it.
+    pub(super) fn check_cancel(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entry(ticket).copied() else { return };
+        let begun = matches!(entry.state.phase, Phase::Running);
+        if matches!(entry.place, Place::Released(_)) && (begun || self.is_held(entry.key)) {
+            let again = self.clock.after(limits::HEARTBEAT_EVERY);
+            self.alarm(again, ticket, Alarm::Cancel);
+        } else {
+            self.decide(ticket, Decision::Cancel);
+        }
+    }
+
+    /// Tasks whose attempt went out this long ago and was neither begun nor listed by a worker.
+    pub fn suspects(&self, now_ms: u64, older_ms: u64) -> Vec<(Ticket, TaskKey, u32)> {
+        let listed = self.workers.held_keys();
+        let quiet = |entry: &&super::Entry| {
+            matches!(entry.place, Place::Released(at) if now_ms.saturating_sub(at) > older_ms)
+                && entry.state.phase == Phase::Pending
+                && entry.deciding.is_none()
+                && !listed.contains(&entry.key)
+        };
+        let open =
+            self.open.values().filter_map(|slot| Some((*slot, self.entries.get(*slot as usize)?)));
+        open.filter(|(_, entry)| quiet(entry))
+            .map(|(slot, e)| (Ticket { slot, generation: e.generation }, e.key, e.state.attempt()))
+            .collect()
+    }
+
+    /// The attempt is neither in the work queue nor with a worker, and nobody said how it ended.
+    pub fn vanished(&mut self, ticket: Ticket, attempt: u32) {
+        let lost =
+            |e: &super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
+        if self.entry(ticket).is_some_and(|e| lost(e) && matches!(e.place, Place::Released(_))) {
+            self.decide(ticket, Decision::Lost);
+        }
+    }
+
+    /// The attempt never reached the work queue: the task is ready again.
+    pub fn never_left(&mut self, ticket: Ticket, attempt: u32) {
+        if self.entry(ticket).is_some_and(|e| {
+            e.state.attempt() == attempt && e.state.phase == Phase::Pending && e.deciding.is_none()
+        }) {
+            self.unrelease(ticket);
+        }
+    }
+
+    fn is_held(&self, key: TaskKey) -> bool {
+        self.workers.holds_key(key)
+    }
+
+    /// The worker is gone, and with it what it held.
+    pub fn worker_left(&mut self, name: &str) {
+        let mut lost = Vec::new();
+        for held in self.workers.left(name) {
+            if let Some((ticket, entry)) = self.open_held(&held)
+                && entry.state.attempt() == held.attempt
+            {
+                lost.push(ticket);
+            }
+        }
+        let began = self.holders.iter().filter(|(_, holder)| holder.as_ref() == name);
+        let slots = began.map(|(slot, _)| *slot).collect::<Vec<_>>();
+        lost.extend(slots.into_iter().filter_map(|slot| self.ticket(slot)));
+        for ticket in lost {
+            self.decide(ticket, Decision::Lost);
+        }
+    }
+
+    /// Attempts whose worker was never heard since this process leads.
+    pub(super) fn orphans(&mut self, now_ms: u64) {
+        let patience = limits::WORKER_LOST_AFTER.as_millis() as u64;
+        if self.leading_since.is_none_or(|since| now_ms.saturating_sub(since) < patience) {
+            return;
+        }
+        let gone = |holder: &str| !self.workers.lives(holder);
+        let orphans = self.holders.iter().filter(|(_, holder)| gone(holder));
+        let slots = orphans.map(|(slot, _)| *slot).collect::<Vec<_>>();
+        for ticket in slots.into_iter().filter_map(|slot| self.ticket(slot)).collect::<Vec<_>>() {
+            if self
+                .entry(ticket)
+                .is_some_and(|e| e.deciding.is_none() && e.place != Place::External)
+            {
+                self.decide(ticket, Decision::Lost);
+            }
+        }
+    }
+
+    pub(super) fn ticket(&self, slot: u32) -> Option<Ticket> {
+        let entry = self.entries.get(slot as usize)?;
+        Some(Ticket { slot, generation: entry.generation })
+    }
+
+    fn open_held(&self, held: &Held) -> Option<(Ticket, super::Entry)> {
+        let key = held.key()?;
+        match self.find(key)? {
+            Found::Open(ticket, entry) => Some((ticket, *entry)),
+            Found::Over(_) => None,
+        }
+    }
+
+    /// A heartbeat came in: returns the attempts that the worker should end.
+    pub fn heard(&mut self, heartbeat: pb::Heartbeat, now_ms: u64) -> Vec<Stopping> {
+        let mut stop = Vec::new();
+        for attempt in heartbeat.running.iter().take(limits::SLOTS_MAX as usize) {
+            let held = Held {
+                tenant: attempt.tenant.clone(),
+                task_id: attempt.task_id.clone(),
+                attempt: attempt.attempt,
+            };
+            let Some(found) = held.key().and_then(|key| self.find(key)) else { continue };
+            match found {
+                Found::Over(_) => stop.push(Stopping { held, stale: true }),
+                Found::Open(_, entry) if held.attempt <= entry.state.ended => {
+                    stop.push(Stopping { held, stale: true });
+                }
+                Found::Open(_, entry) if entry.state.cancel_requested => {
+                    stop.push(Stopping { held, stale: false });
+                }
+                Found::Open(..) => {}
+            }
+        }
+        self.workers.heard(heartbeat, now_ms);
+        stop
+    }
+}
+
+impl Held {
+    /// The key of its task; `None` when a worker sent nonsense.
+    pub fn key(&self) -> Option<TaskKey> {
+        let tenant = Tenant::parse_or_default(&self.tenant).ok()?;
+        Some(TaskKey::new(&tenant, &TaskId::parse(&self.task_id).ok()?))
+    }
+}
