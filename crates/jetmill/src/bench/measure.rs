@@ -231,7 +231,12 @@ impl Load {
         }
         let end = Instant::now() + STALL;
         loop {
-            let stats = self.client.stats(&pb::StatsRequest::default()).await?;
+            // Waits in the registry until the ledger has the log: to ask again and again would count
+            // rows on the cores that are to write them.
+            let Ok(stats) = self.stats().await else {
+                ensure!(Instant::now() < end, "the ledger does not catch up");
+                continue;
+            };
             let done = completed(&stats) - completed(before);
             if done >= count {
                 let rows = stats.total - before.total;
