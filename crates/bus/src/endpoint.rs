@@ -19,7 +19,7 @@ use common::{
 use futures::{StreamExt as _, stream};
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Bus;
@@ -95,7 +95,6 @@ impl Endpoints {
                 .with_context(|| format!("failed to add endpoint {method}"))?;
             requests.push(endpoint.map(move |request| (request, handler.clone())).boxed());
         }
-        let permits = Arc::new(Semaphore::new(CONCURRENT_MAX));
         let mut running = JoinSet::new();
         loop {
             // All arms are cancel-safe: nothing is taken from what is not ready.
@@ -103,9 +102,8 @@ impl Endpoints {
                 () = shutdown.cancelled() => break,
                 Some(_) = running.join_next() => {}
                 Some((request, handler)) = requests.next(), if running.len() < CONCURRENT_MAX => {
-                    let (client, permits) = (bus.client().clone(), permits.clone());
+                    let client = bus.client().clone();
                     running.spawn(async move {
-                        let _permit = permits.acquire().await;
                         answer(&client, request, &handler).await;
                     });
                 }
@@ -120,18 +118,7 @@ impl Endpoints {
 async fn answer(client: &async_nats::Client, request: Request, handler: &Handler) {
     let message = request.message.clone();
     let (format, outcome) = handler(message.payload, message.headers).await;
-    let sent = match outcome {
-        Ok(body) if body.len() > limits::REQUEST_BYTES_MAX => {
-            let error =
-                ApiError::new(ErrorCode::Exhausted, "the answer is larger than a message may be");
-            match message.reply {
-                Some(reply) => {
-                    let error = error.hint("ask for less at once");
-                    respond_error(client, reply, error, format).await
-                }
-                None => Ok(()),
-            }
-        }
+    let sent = match outcome.and_then(fitting) {
         Ok(body) => request.respond(Ok(body.into())).await.map_err(|e| e.to_string()),
         Err(error) => match message.reply {
             Some(reply) => respond_error(client, reply, error, format).await,
@@ -141,6 +128,15 @@ async fn answer(client: &async_nats::Client, request: Request, handler: &Handler
     if let Err(error) = sent {
         tracing::warn!(%error, "failed to answer a request");
     }
+}
+
+/// An answer that no message can carry is an error that arrives.
+fn fitting(body: Vec<u8>) -> Result<Vec<u8>, ApiError> {
+    if body.len() <= limits::REQUEST_BYTES_MAX {
+        return Ok(body);
+    }
+    Err(ApiError::new(ErrorCode::Exhausted, "the answer is larger than a message may be")
+        .hint("ask for less at once"))
 }
 
 async fn respond_error(

@@ -148,7 +148,7 @@ fn logs(options: StreamOptions) -> Config {
     Config {
         name: subject::LOGS.into(),
         description: Some("output of attempts".into()),
-        subjects: vec!["log.*".into()],
+        subjects: vec![subject::LOGS_ALL.into()],
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         discard: DiscardPolicy::Old,
@@ -163,7 +163,7 @@ fn dead(options: StreamOptions) -> Config {
     Config {
         name: subject::DEAD.into(),
         description: Some("what could not be read or did not end well".into()),
-        subjects: vec!["dead.>".into()],
+        subjects: vec![subject::DEAD_ALL.into()],
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         discard: DiscardPolicy::Old,

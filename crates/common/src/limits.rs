@@ -85,8 +85,6 @@ pub const LEASE: Duration = Duration::from_secs(4);
 pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Payloads that the scheduler keeps in memory at the heads of its queues, in bytes.
 pub const PAYLOAD_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Tasks that the scheduler holds open; beyond it, intake closes.
-pub const BACKLOG_TASKS_MAX: usize = 4_000_000;
 
 /// Events that the registry writes in one transaction.
 pub const LEDGER_BATCH_EVENTS_MAX: usize = 2_000;

@@ -115,6 +115,13 @@ pub fn execution_group(queue: &QueueName, name: &str) -> String {
     format!("execution.request.{queue}._group.{name}.0")
 }
 
+/// All attempts of every queue, without the fence.
+pub const EXECUTIONS_ALL: &str = "execution.request.>";
+/// The subjects of the stream [`LOGS`].
+pub const LOGS_ALL: &str = "log.*";
+/// The subjects of the stream [`DEAD`].
+pub const DEAD_ALL: &str = "dead.>";
+
 /// All attempts of one queue.
 pub fn executions_of(queue: &QueueName) -> String {
     format!("execution.request.{queue}.*.*.*")

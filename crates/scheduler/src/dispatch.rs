@@ -89,7 +89,7 @@ impl Dispatcher {
         let mut next = stream.cached_info().state.first_sequence;
         let last = stream.cached_info().state.last_sequence;
         while next <= last {
-            match stream.direct_get_next_for_subject("execution.request.>", Some(next)).await {
+            match stream.direct_get_next_for_subject(subject::EXECUTIONS_ALL, Some(next)).await {
                 Ok(message) => {
                     next = message.sequence + 1;
                     out.extend(attempts(&message.payload));

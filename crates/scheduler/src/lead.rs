@@ -119,8 +119,8 @@ pub(crate) async fn run(
             () = shutdown.cancelled() => break,
             changed = leadership.changed() => {
                 changed.context("the lease has ended")?;
-                let epoch = *leadership.borrow_and_update();
-                lead.lead_or_follow(epoch).await;
+                let leads = leadership.borrow_and_update().is_some();
+                lead.lead_or_follow(leads).await;
             }
             batch = reader.next(FOLD_MAX) => match batch {
                 Ok(batch) => lead.fold(batch)?,
@@ -206,14 +206,14 @@ impl Lead {
     }
 
     /// The lease came or went.
-    async fn lead_or_follow(&mut self, epoch: Option<u64>) {
+    async fn lead_or_follow(&mut self, leads: bool) {
         self.leading = false;
         self.metrics.leads(false);
         self.leads_at = None;
         self.unsure.clear();
         (self.absent, self.missing) = (None, None);
         self.planner.follow();
-        if epoch.is_none() {
+        if !leads {
             return;
         }
         match self.take_over().await {
@@ -314,7 +314,7 @@ impl Lead {
         self.report_ready();
         if !self.leading {
             if self.leads_at.is_none() && self.lease.is_held() {
-                self.lead_or_follow(Some(0)).await;
+                self.lead_or_follow(true).await;
             }
             return;
         }
