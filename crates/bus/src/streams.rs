@@ -24,7 +24,7 @@ const MIB: i64 = 1024 * 1024;
 pub struct StreamOptions {
     /// Copies of each stream: 1, or 3 on a cluster.
     pub replicas: usize,
-    /// Most bytes of the log; at 80 % of it intake closes.
+    /// Most bytes of the log. A full log refuses new work.
     pub log_bytes_max: i64,
 }
 

@@ -42,8 +42,8 @@ pub const PUBLISH_RETRY: Duration = Duration::from_secs(30);
 
 /// Most bytes of the log, by default.
 pub const LOG_BYTES_MAX: i64 = 4 * 1024 * 1024 * 1024;
-/// Share of the log's byte limit at which intake closes, in percent.
-pub const INTAKE_CLOSES_AT_PERCENT: u64 = 80;
+/// Share of the log's byte limit at which `jetmill doctor` fails, in percent. A full log refuses new work.
+pub const LOG_NEARLY_FULL_PERCENT: u64 = 80;
 
 /// Largest result in an event, in bytes of JSON.
 pub const RESULT_BYTES_MAX: usize = 256 * 1024;

@@ -120,11 +120,12 @@ fn log(info: &async_nats::jetstream::stream::Info) -> Finding {
         table::bytes(wall),
         if copies == 1 { "copy" } else { "copies" }
     );
-    let closes = wall / 100 * limits::INTAKE_CLOSES_AT_PERCENT;
-    let help = "intake closes at 80 %: make nats.log_bytes_max larger, and see `jetmill queue ls`";
+    let nearly_full = wall / 100 * limits::LOG_NEARLY_FULL_PERCENT;
+    let help = "a full log refuses new work: give it more with `nats stream edit TASKS --max-bytes=…` \
+                (nats.log_bytes_max counts only when it is made)";
     match used {
-        used if wall > 0 && used >= closes => Finding::fail("log", found).help(help),
-        used if wall > 0 && used >= closes / 4 * 3 => Finding::warn("log", found).help(help),
+        used if wall > 0 && used >= nearly_full => Finding::fail("log", found).help(help),
+        used if wall > 0 && used >= nearly_full / 4 * 3 => Finding::warn("log", found).help(help),
         _ => Finding::ok("log", found),
     }
 }
