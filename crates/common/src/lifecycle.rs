@@ -244,7 +244,8 @@ pub fn apply(state: Option<State>, event: &Kind) -> Result<State, Ignored> {
         Kind::Cancelled(body) => cancelled(state, body.attempt),
         Kind::CancelRequested(_) if state.cancel_requested => Err(Ignored::Repeat),
         Kind::CancelRequested(_) => Ok(State { cancel_requested: true, ..state }),
-        Kind::Reprioritised(_) | Kind::Expedited(_) => Ok(state),
+        // What is carried is the state that the log has told already.
+        Kind::Reprioritised(_) | Kind::Expedited(_) | Kind::Carried(_) => Ok(state),
     }
 }
 
@@ -274,7 +275,8 @@ fn first(event: &Kind) -> Result<State, Ignored> {
         | Kind::Cancelled(_)
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
-        | Kind::Expedited(_) => Err(Ignored::UnknownTask),
+        | Kind::Expedited(_)
+        | Kind::Carried(_) => Err(Ignored::UnknownTask),
     }
 }
 

@@ -4,6 +4,7 @@
 //! runs the same loop and only folds.
 
 mod act;
+mod trim;
 
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub(crate) struct Lead {
     leads_at: Option<u64>,
     leading: bool,
     stored_at: u64,
+    /// The last message that is in a stored snapshot.
+    saved_at: u64,
     folded: watch::Sender<u64>,
     /// What a new leader found in the work queue and has yet to tell the planner.
     pending_out: Vec<(TaskKey, u32)>,
@@ -71,6 +74,7 @@ pub(crate) struct Lead {
     unsure: Vec<Ticket>,
     absent: Option<act::Missing>,
     ready: bool,
+    trimmer: trim::Trimmer,
 }
 
 type Heartbeats = BoxStream<'static, Result<kv::Entry, kv::WatcherError>>;
@@ -82,13 +86,12 @@ pub(crate) async fn run(
     publisher: bus::Publisher,
     mut commands: Commands,
 ) -> anyhow::Result<()> {
-    let (planner, from) = snapshot::load(&ctx.bus).await.unzip();
-    let mut reader = open(&ctx, from).await?;
+    let (planner, mut reader) = begin(&ctx).await?;
     let cursor = reader.cursor();
     let mut lead = Lead {
         payloads: Payloads::new(ctx.bus.clone(), reader.stream()),
         dispatcher: Dispatcher::new(ctx.bus.clone()),
-        planner: planner.unwrap_or_default(),
+        planner,
         publisher,
         lease,
         metrics: Metrics::new(),
@@ -97,6 +100,7 @@ pub(crate) async fn run(
         leads_at: None,
         leading: false,
         stored_at: cursor.sequence,
+        saved_at: cursor.sequence,
         folded: commands.folded.clone(),
         pending_out: Vec::new(),
         pauses_changed: false,
@@ -106,6 +110,7 @@ pub(crate) async fn run(
         unsure: Vec::new(),
         absent: None,
         ready: false,
+        trimmer: trim::Trimmer::default(),
         config,
         ctx,
     };
@@ -148,6 +153,33 @@ pub(crate) async fn run(
         lead.save().await;
     }
     Ok(())
+}
+
+/// Goes on from the snapshot; or from the floor of the log with what was carried over it; or from
+/// the beginning.
+async fn begin(ctx: &Context) -> anyhow::Result<(Planner, Reader)> {
+    if let Some((planner, cursor)) = snapshot::load(&ctx.bus).await {
+        match open(ctx, Some(cursor)).await {
+            Ok(reader) => return Ok((planner, reader)),
+            Err(error @ ReadError::Gap { .. }) => {
+                tracing::warn!(error = describe(&error), "the snapshot is of no use");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let Some(cut) = bus::trim::last(&ctx.bus).await? else {
+        return Ok((Planner::default(), open(ctx, None).await?));
+    };
+    let mut planner = Planner::begin_at(&cut.trimmed);
+    let cursor = bus::trim::carried(&ctx.bus, &cut, |at, key, event| {
+        if let Kind::Carried(carried) = &event.kind {
+            planner.preload(at, key, carried);
+        }
+    })
+    .await?;
+    planner.preloaded();
+    tracing::info!(floor = cut.trimmed.floor, open = planner.open_tasks(), "begins at the floor");
+    Ok((planner, open(ctx, Some(cursor)).await?))
 }
 
 /// Opens the log, for as long as that is a matter of time.
@@ -209,6 +241,7 @@ impl Lead {
     async fn lead_or_follow(&mut self, leads: bool) {
         self.leading = false;
         self.metrics.leads(false);
+        self.trimmer = trim::Trimmer::default();
         self.leads_at = None;
         self.unsure.clear();
         (self.absent, self.missing) = (None, None);
@@ -332,6 +365,7 @@ impl Lead {
         if std::mem::take(&mut self.pauses_changed) {
             self.pauses_changed = !self.apply_pauses().await;
         }
+        self.trim().await;
         if self.cursor.sequence >= self.stored_at + self.config.snapshot_every_messages {
             self.save().await;
         }
@@ -358,10 +392,16 @@ impl Lead {
     }
 
     async fn save(&mut self) {
+        if !self.planner.is_settled() {
+            return;
+        }
         self.stored_at = self.cursor.sequence;
         let stored = snapshot::stored(&self.planner, self.cursor);
-        if let Err(error) = snapshot::save(&self.ctx.bus, stored).await {
-            tracing::warn!(error = format!("{error:#}"), "failed to store a snapshot");
+        match snapshot::save(&self.ctx.bus, stored).await {
+            Ok(()) => self.saved_at = self.cursor.sequence,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "failed to store a snapshot");
+            }
         }
     }
 }

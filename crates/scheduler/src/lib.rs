@@ -18,9 +18,12 @@ mod payload;
 pub mod plan;
 pub mod queue;
 mod snapshot;
+pub mod trim;
 mod verdict;
 pub mod why;
 pub mod workers;
+
+use std::time::Duration;
 
 use common::limits;
 use runtime::Context;
@@ -32,11 +35,20 @@ pub struct Config {
     pub snapshot_every_messages: u64,
     /// Released-but-unfinished tasks of one queue, at most.
     pub window_max: u32,
+    /// How long the log keeps what is over, while its size allows.
+    pub history_age: Duration,
+    /// Finished tasks that are remembered, at most; above it the log is trimmed.
+    pub finished_tasks_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { snapshot_every_messages: 20_000, window_max: limits::WINDOW_MAX }
+        Self {
+            snapshot_every_messages: 20_000,
+            window_max: limits::WINDOW_MAX,
+            history_age: limits::HISTORY_AGE,
+            finished_tasks_max: limits::FINISHED_TASKS_MAX,
+        }
     }
 }
 

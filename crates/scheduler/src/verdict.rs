@@ -121,7 +121,8 @@ pub(crate) fn outcome(event: &TaskEvent) -> Option<pb::Outcome> {
         | Kind::Returned(_)
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
-        | Kind::Expedited(_) => return None,
+        | Kind::Expedited(_)
+        | Kind::Carried(_) => return None,
     };
     Some(pb::Outcome {
         tenant: event.tenant.to_string(),

@@ -119,7 +119,7 @@ impl Lead {
                 }
             },
             Some(Found::Open(ticket, entry)) => match change {
-                Change::Cancel { reason } => cancel(ticket, entry, reason),
+                Change::Cancel { reason } => cancel(ticket, &entry, reason),
                 Change::Retry if entry.place != Place::Waiting => {
                     answer("unchanged", "nothing delays it")
                 }
@@ -145,7 +145,7 @@ impl Lead {
             Then::Nothing => {}
             Then::Held(ticket, _) => {
                 let Some(outcome) = verdict::outcome(event) else { return };
-                let Some(entry) = self.planner.entry(ticket).copied() else { return };
+                let Some(entry) = self.planner.entry(ticket) else { return };
                 if let Ok(payload) = self.payloads.get(ticket, entry.sequence, entry.index).await {
                     let notify = payload.spec.as_pb().notify.clone();
                     if !notify.is_empty() {
@@ -154,7 +154,7 @@ impl Lead {
                 }
             }
             Then::Stop(ticket) => {
-                let Some(entry) = self.planner.entry(ticket).copied() else { return };
+                let Some(entry) = self.planner.entry(ticket) else { return };
                 let attempt = entry.state.attempt();
                 let held = Held {
                     tenant: event.tenant.to_string(),

@@ -91,7 +91,7 @@ impl Lead {
         ticket: Ticket,
         decision: Decision,
     ) -> anyhow::Result<Option<(Event, Option<(String, pb::Outcome)>)>> {
-        let Some(entry) = self.planner.entry(ticket).copied() else { return Ok(None) };
+        let Some(entry) = self.planner.entry(ticket) else { return Ok(None) };
         let payload = self.payloads.get(ticket, entry.sequence, entry.index).await?;
         if decision == Decision::Cancel && matches!(entry.place, Place::Released(_)) {
             // It must not be delivered after its end.
@@ -206,7 +206,7 @@ impl Lead {
     async fn outgoing(&mut self, release: &Release) -> anyhow::Result<Option<Outgoing>> {
         let mut items = Vec::with_capacity(release.tickets.len());
         for ticket in &release.tickets {
-            let Some(entry) = self.planner.entry(*ticket).copied() else { continue };
+            let Some(entry) = self.planner.entry(*ticket) else { continue };
             let payload = self.payloads.get(*ticket, entry.sequence, entry.index).await?;
             let spec = payload.spec.as_pb();
             let span = telemetry::task_span(

@@ -258,7 +258,8 @@ pub(super) fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::O
         | Kind::Skipped(_)
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
-        | Kind::Expedited(_) => None,
+        | Kind::Expedited(_)
+        | Kind::Carried(_) => None,
     }
 }
 
