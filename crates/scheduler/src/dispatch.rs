@@ -16,6 +16,8 @@ use futures::future::join_all;
 use prost::Message as _;
 use uuid::Uuid;
 
+use crate::office::{Guard, Out, Released, Sight, Step};
+
 /// One message for the work queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing {
@@ -48,42 +50,43 @@ fn group_name(items: &[pb::Execution]) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, members.collect::<String>().as_bytes()).simple().to_string()
 }
 
-/// What became of a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Released {
-    /// It lies in the work queue, now or since an earlier time.
-    Out,
-    /// It does not; try again.
-    Refused,
-    /// Nobody answered: it may lie there, or turn up later.
-    Unknown,
-}
-
 /// The only publisher of the work queue while its process leads.
 pub(crate) struct Dispatcher {
     bus: Bus,
-    expected: u64,
+    guard: Guard,
 }
 
 impl Dispatcher {
     pub(crate) fn new(bus: Bus) -> Self {
-        Self { bus, expected: 0 }
+        Self { bus, guard: Guard::default() }
     }
 
-    /// Makes the work queue this leader's: releases of an older one fail from here on. Returns the
-    /// attempts that are out.
-    pub(crate) async fn take_over(&mut self) -> anyhow::Result<Vec<(TaskKey, u32)>> {
+    /// Takes steps towards knowing where released attempts are.
+    pub(crate) async fn take(&mut self, steps: &[Step]) -> anyhow::Result<Sight> {
+        let mut sight = Sight::default();
+        for step in steps {
+            match step {
+                Step::Fence => self.fence().await?,
+                Step::ReadBack => sight.out = self.read_back().await?,
+                Step::ReadEnd => sight.last = streams::last_sequence(&self.bus).await?,
+            }
+        }
+        Ok(sight)
+    }
+
+    /// Makes the work queue this leader's: releases of an older one fail from here on.
+    async fn fence(&mut self) -> anyhow::Result<()> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
         // The stream takes one message a subject: the last leader's mark has to go first.
         stream.purge().filter(subject::FENCE).await.context("failed to purge fence")?;
         let ack = self.bus.jetstream().publish(subject::FENCE, "".into()).await;
         let ack = ack.context("failed to publish fence")?.await.context("failed to store fence")?;
-        self.expected = ack.sequence;
-        self.read_back().await
+        self.guard.ends_at(ack.sequence);
+        Ok(())
     }
 
     /// The attempts that lie in the work queue, in flight or not.
-    pub(crate) async fn read_back(&self) -> anyhow::Result<Vec<(TaskKey, u32)>> {
+    async fn read_back(&self) -> anyhow::Result<Vec<Out>> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
         let mut out = Vec::new();
         let mut next = stream.cached_info().state.first_sequence;
@@ -109,7 +112,7 @@ impl Dispatcher {
         for (n, message) in (0..).zip(messages) {
             let mut publish = PublishMessage::build()
                 .payload(message.body.clone().into())
-                .expected_last_sequence(self.expected + n);
+                .expected_last_sequence(self.guard.expects(n));
             if !message.traceparent.is_empty() {
                 publish = publish.header("traceparent", message.traceparent.as_str());
             }
@@ -122,7 +125,7 @@ impl Dispatcher {
         for answer in answers {
             outcomes.push(match answer {
                 Ok(ack) => {
-                    self.expected = ack.sequence;
+                    self.guard.ends_at(ack.sequence);
                     Released::Out
                 }
                 Err(error) => {
@@ -139,7 +142,7 @@ impl Dispatcher {
 
     async fn resynchronise(&mut self) -> anyhow::Result<()> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
-        self.expected = stream.cached_info().state.last_sequence;
+        self.guard.ends_at(stream.cached_info().state.last_sequence);
         Ok(())
     }
 
@@ -174,7 +177,7 @@ fn refusal(error: &PublishError) -> Released {
     }
 }
 
-fn attempts(body: &[u8]) -> Vec<(TaskKey, u32)> {
+fn attempts(body: &[u8]) -> Vec<Out> {
     let request = if common::wire::is_json(None, body) {
         serde_json::from_slice(body).ok()
     } else {

@@ -13,7 +13,6 @@ use async_nats::jetstream::kv;
 use bus::{Cursor, Message, ReadError, Reader, heartbeat, streams};
 use common::{
     event::{Event, Kind},
-    id::TaskKey,
     wire::NotAnEvent,
 };
 use futures::{StreamExt as _, stream::BoxStream};
@@ -29,8 +28,9 @@ use crate::{
     dispatch::Dispatcher,
     lease::Lease,
     metrics::Metrics,
+    office::{self, Doubts, Office},
     payload::Payloads,
-    plan::{Planner, Ticket},
+    plan::Planner,
     snapshot,
 };
 
@@ -55,24 +55,17 @@ pub(crate) struct Lead {
     metrics: Metrics,
     cursor: Cursor,
     born: Instant,
-    /// The sequence up to which a new leader folds before it decides.
-    leads_at: Option<u64>,
-    leading: bool,
+    office: Office,
     stored_at: u64,
     /// The last message that is in a stored snapshot.
     saved_at: u64,
     folded: watch::Sender<u64>,
-    /// What a new leader found in the work queue and has yet to tell the planner.
-    pending_out: Vec<(TaskKey, u32)>,
     pauses_changed: bool,
     /// When the work queue is compared with the backlog again, in monotonic milliseconds.
     compare_at: u64,
     /// When the loop last came round, in monotonic milliseconds.
     acted_ms: u64,
-    missing: Option<act::Missing>,
-    /// Releases whose answer never came.
-    unsure: Vec<Ticket>,
-    absent: Option<act::Missing>,
+    doubts: Doubts,
     ready: bool,
     trimmer: trim::Trimmer,
 }
@@ -97,18 +90,14 @@ pub(crate) async fn run(
         metrics: Metrics::new(),
         cursor,
         born: Instant::now(),
-        leads_at: None,
-        leading: false,
+        office: Office::default(),
         stored_at: cursor.sequence,
         saved_at: cursor.sequence,
         folded: commands.folded.clone(),
-        pending_out: Vec::new(),
         pauses_changed: false,
         compare_at: 0,
         acted_ms: 0,
-        missing: None,
-        unsure: Vec::new(),
-        absent: None,
+        doubts: Doubts::default(),
         ready: false,
         trimmer: trim::Trimmer::default(),
         config,
@@ -149,7 +138,7 @@ pub(crate) async fn run(
         }
         lead.act().await;
     }
-    if lead.leading {
+    if lead.office.leads() {
         lead.save().await;
     }
     Ok(())
@@ -230,7 +219,7 @@ impl Lead {
     }
 
     fn until_next_alarm(&self) -> Duration {
-        if !self.leading {
+        if !self.office.leads() {
             return TICK;
         }
         let now = self.ctx.clock.now();
@@ -239,32 +228,30 @@ impl Lead {
 
     /// The lease came or went.
     async fn lead_or_follow(&mut self, leads: bool) {
-        self.leading = false;
         self.metrics.leads(false);
         self.trimmer = trim::Trimmer::default();
-        self.leads_at = None;
-        self.unsure.clear();
-        (self.absent, self.missing) = (None, None);
-        self.planner.follow();
-        if !leads {
+        self.doubts.clear();
+        self.office.lease(leads, &mut self.planner);
+        self.take_over().await;
+    }
+
+    /// Makes the work queue this leader's, reads what is out, and learns how far the log must be
+    /// folded.
+    async fn take_over(&mut self) {
+        if !self.office.must_take_over() {
             return;
         }
-        match self.take_over().await {
-            Ok(last) => self.leads_at = Some(last),
+        match self.dispatcher.take(&office::TAKE_OVER).await {
+            Ok(sight) => {
+                let (out, folded) = (sight.out.len(), self.cursor.sequence);
+                tracing::info!(out, last = sight.last, folded, "taking over");
+                self.office.took_over(sight);
+            }
             Err(error) => {
                 // The lease goes on; the next pass tries again.
                 tracing::warn!(error = format!("{error:#}"), "failed to take over the work queue");
             }
         }
-    }
-
-    /// Fences the work queue, reads back what is out, and learns how far the log must be folded.
-    async fn take_over(&mut self) -> anyhow::Result<u64> {
-        let out = self.dispatcher.take_over().await?;
-        let last = streams::last_sequence(&self.ctx.bus).await?;
-        tracing::info!(out = out.len(), last, folded = self.cursor.sequence, "taking over");
-        self.pending_out = out;
-        Ok(last)
     }
 
     fn fold(&mut self, batch: Vec<Message>) -> anyhow::Result<()> {
@@ -314,7 +301,7 @@ impl Lead {
         match heartbeat::decode(&entry.value) {
             Ok(beat) => {
                 let stopping = self.planner.heard(beat, now_ms);
-                if self.leading && !stopping.is_empty() {
+                if self.office.leads() && !stopping.is_empty() {
                     self.stop(stopping, "the task is to be cancelled").await;
                 }
             }
@@ -331,23 +318,15 @@ impl Lead {
         }
         self.acted_ms = now_ms;
         self.planner.tick(now, now_ms);
-        if let Some(last) = self.leads_at
-            && self.cursor.sequence >= last
-        {
-            self.leads_at = None;
-            self.leading = true;
+        if self.office.caught_up(self.cursor.sequence, &mut self.planner, now, now_ms) {
             self.metrics.leads(true);
-            for (key, attempt) in std::mem::take(&mut self.pending_out) {
-                self.planner.is_out(key, attempt, now_ms);
-            }
-            self.planner.lead(now, now_ms);
             self.pauses_changed = true;
             tracing::info!(open = self.planner.open_tasks(), "leading");
         }
         self.report_ready();
-        if !self.leading {
-            if self.leads_at.is_none() && self.lease.is_held() {
-                self.lead_or_follow(true).await;
+        if !self.office.leads() {
+            if self.lease.is_held() {
+                self.take_over().await;
             }
             return;
         }
@@ -361,7 +340,7 @@ impl Lead {
             self.compare_at = now_ms + COMPARE_EVERY_MS;
             self.compare().await;
         }
-        self.give_up_missing();
+        self.doubts.settle(&mut self.planner, self.cursor.sequence);
         if std::mem::take(&mut self.pauses_changed) {
             self.pauses_changed = !self.apply_pauses().await;
         }
@@ -373,12 +352,12 @@ impl Lead {
 
     /// Whether this process decides: it leads, has caught up, and its lease is fresh.
     pub(crate) fn decides(&self) -> bool {
-        self.leading && self.lease.is_held()
+        self.office.leads() && self.lease.is_held()
     }
 
     /// Ready is a scheduler that leads, or that sees another one lead.
     fn report_ready(&mut self) {
-        let ready = self.leading || self.lease.another_leads();
+        let ready = self.office.leads() || self.lease.another_leads();
         if ready != self.ready {
             self.ready = ready;
             if ready {

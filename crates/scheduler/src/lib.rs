@@ -4,7 +4,8 @@
 //! `EXECUTIONS` in an order that it can explain. One leader decides; standbys fold all the time, so
 //! that they know everything when they take over.
 //!
-//! What decides is pure: [`plan`] with [`queue`], [`graph`], [`workers`] and [`why`]. The shell
+//! What decides is pure: [`plan`] with [`queue`], [`graph`], [`workers`], [`verdict`], [`office`],
+//! [`orders`] and [`why`]. The shell
 //! around it fetches, calls it and applies. The scheduler has no database, never runs user work,
 //! and ends no attempt that a worker still holds.
 
@@ -14,12 +15,14 @@ pub mod graph;
 mod lead;
 mod lease;
 mod metrics;
+pub mod office;
+pub mod orders;
 mod payload;
 pub mod plan;
 pub mod queue;
 mod snapshot;
 pub mod trim;
-mod verdict;
+pub mod verdict;
 pub mod why;
 pub mod workers;
 
