@@ -8,47 +8,13 @@ use async_nats::jetstream::{
     stream::DirectGetErrorKind,
 };
 use bus::{Bus, streams};
-use common::{
-    id::{QueueName, TaskId, TaskKey, Tenant},
-    pb, subject,
-};
+use common::subject;
 use futures::future::join_all;
-use prost::Message as _;
-use uuid::Uuid;
 
-use crate::office::{Guard, Out, Released, Sight, Step};
-
-/// One message for the work queue.
-#[derive(Clone, Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) subject: String,
-    pub(crate) body: Vec<u8>,
-    pub(crate) traceparent: String,
-}
-
-impl Outgoing {
-    /// The message of some attempts of one queue.
-    pub(crate) fn new(queue: &QueueName, items: Vec<pb::Execution>, json: bool) -> Option<Self> {
-        let first = items.first()?;
-        let tenant = Tenant::parse_or_default(&first.tenant).ok()?;
-        let id = TaskId::parse(&first.task_id).ok()?;
-        let subject = match items.len() {
-            1 => subject::execution(queue, &tenant, &id, first.attempt),
-            _ => subject::execution_group(queue, &group_name(&items)),
-        };
-        let traceparent = first.traceparent.clone();
-        let request = pb::ExecutionRequest { items };
-        let body = if json { serde_json::to_vec(&request).ok()? } else { request.encode_to_vec() };
-        Some(Self { subject, body, traceparent })
-    }
-}
-
-/// The same attempts have the same name, so that a group that is out already is refused; others
-/// have another one.
-fn group_name(items: &[pb::Execution]) -> String {
-    let members = items.iter().map(|i| format!("{}\0{}\0{}\n", i.tenant, i.task_id, i.attempt));
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, members.collect::<String>().as_bytes()).simple().to_string()
-}
+use crate::{
+    office::{Guard, Out, Released, Sight, Step},
+    outgoing::{self, Outgoing},
+};
 
 /// The only publisher of the work queue while its process leads.
 pub(crate) struct Dispatcher {
@@ -95,7 +61,7 @@ impl Dispatcher {
             match stream.direct_get_next_for_subject(subject::EXECUTIONS_ALL, Some(next)).await {
                 Ok(message) => {
                     next = message.sequence + 1;
-                    out.extend(attempts(&message.payload));
+                    out.extend(outgoing::attempts(&message.payload));
                 }
                 Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
                 Err(error) => return Err(error).context("failed to read the work queue back"),
@@ -175,18 +141,4 @@ fn refusal(error: &PublishError) -> Released {
         | PublishErrorKind::MaxPayloadExceeded
         | PublishErrorKind::Other => Released::Refused,
     }
-}
-
-fn attempts(body: &[u8]) -> Vec<Out> {
-    let request = if common::wire::is_json(None, body) {
-        serde_json::from_slice(body).ok()
-    } else {
-        pb::ExecutionRequest::decode(body).ok()
-    };
-    let items = request.map(|r: pb::ExecutionRequest| r.items).unwrap_or_default();
-    let key = |item: &pb::Execution| {
-        let tenant = Tenant::parse_or_default(&item.tenant).ok()?;
-        Some((TaskKey::new(&tenant, &TaskId::parse(&item.task_id).ok()?), item.attempt))
-    };
-    items.iter().filter_map(key).collect()
 }

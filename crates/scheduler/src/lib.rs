@@ -5,7 +5,7 @@
 //! that they know everything when they take over.
 //!
 //! What decides is pure: [`plan`] with [`queue`], [`graph`], [`workers`], [`verdict`], [`office`],
-//! [`orders`] and [`why`]. The shell
+//! [`outgoing`], [`orders`] and [`why`]. The shell
 //! around it fetches, calls it and applies. The scheduler has no database, never runs user work,
 //! and ends no attempt that a worker still holds.
 
@@ -17,6 +17,7 @@ mod lease;
 mod metrics;
 pub mod office;
 pub mod orders;
+pub mod outgoing;
 mod payload;
 pub mod plan;
 pub mod queue;

@@ -6,8 +6,8 @@ use runtime::telemetry;
 
 use super::Lead;
 use crate::{
-    dispatch::Outgoing,
     office::{self, Released},
+    outgoing::{self, Outgoing},
     plan::{Decision, Place, Release, Stopping, Ticket},
     verdict,
 };
@@ -201,16 +201,8 @@ impl Lead {
             } else {
                 spec.traceparent.clone()
             };
-            items.push(pb::Execution {
-                tenant: spec.tenant.clone(),
-                task_id: spec.task_id.clone(),
-                attempt: entry.state.attempt(),
-                tries: entry.state.tries.into(),
-                queue: release.queue.to_string(),
-                spec: Some(spec.clone()),
-                traceparent,
-                created_at: Some(payload.created_at.into()),
-            });
+            let (queue, created_at) = (&release.queue, payload.created_at);
+            items.push(outgoing::item(&entry, queue, &payload.spec, traceparent, created_at));
         }
         Ok(Outgoing::new(&release.queue, items, release.json))
     }

@@ -41,7 +41,9 @@ impl Planner {
         self.workers.all_heard(now_ms);
         self.decisions.clear();
         let timed = self.rare.iter().filter_map(|(slot, rare)| Some((*slot, rare.queue_timeout?)));
-        for (slot, timeout) in timed.collect::<Vec<_>>() {
+        let mut timed = timed.collect::<Vec<_>>();
+        timed.sort_unstable();
+        for (slot, timeout) in timed {
             let Some(ticket) = self.ticket(slot) else { continue };
             if let Some(rare) = self.rare.get_mut(&slot) {
                 rare.ready_since = Some(self.clock);

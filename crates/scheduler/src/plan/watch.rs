@@ -79,6 +79,8 @@ impl Planner {
         let began = self.holders.iter().filter(|(_, holder)| holder.as_ref() == name);
         let slots = began.map(|(slot, _)| *slot).collect::<Vec<_>>();
         lost.extend(slots.into_iter().filter_map(|slot| self.ticket(slot)));
+        // The same facts give the same decisions in the same order.
+        lost.sort_unstable();
         for ticket in lost {
             self.decide(ticket, Decision::Lost);
         }
@@ -92,7 +94,8 @@ impl Planner {
         }
         let gone = |holder: &str| !self.workers.lives(holder);
         let orphans = self.holders.iter().filter(|(_, holder)| gone(holder));
-        let slots = orphans.map(|(slot, _)| *slot).collect::<Vec<_>>();
+        let mut slots = orphans.map(|(slot, _)| *slot).collect::<Vec<_>>();
+        slots.sort_unstable();
         for ticket in slots.into_iter().filter_map(|slot| self.ticket(slot)).collect::<Vec<_>>() {
             if self
                 .entry(ticket)
