@@ -19,6 +19,8 @@ pub(super) enum Ledger {
     Postgres,
     /// An empty database.
     At(String),
+    /// No registry at all.
+    Nowhere,
 }
 
 impl Ledger {
@@ -75,6 +77,7 @@ impl fmt::Display for Scenario {
         f.write_str(match self.ledger {
             Ledger::Sqlite => ", sqlite",
             Ledger::Postgres | Ledger::At(_) => ", postgres",
+            Ledger::Nowhere => ", no ledger",
         })?;
         f.write_str(if self.sync_always { ", sync always" } else { "" })
     }
@@ -108,7 +111,6 @@ pub(super) fn plan(asked: &Asked) -> Vec<Scenario> {
         rows.iter().filter(wanted).copied().collect::<Vec<_>>()
     };
     let usual = asked.services.is_none() && asked.ledger.is_none() && !asked.sync_always;
-    let postgres = !matches!(asked.ledger, None | Some(Ledger::Sqlite));
     let first = Scenario {
         // A file has one process: SQLite is for services that are together.
         services: asked.services.unwrap_or(Services::Together),
@@ -121,7 +123,7 @@ pub(super) fn plan(asked: &Asked) -> Vec<Scenario> {
         rows: wanted(&ALL),
     };
     let mut scenarios = vec![first];
-    if usual && !postgres {
+    if usual {
         scenarios.push(Scenario {
             services: Services::Together,
             ledger: Ledger::Sqlite,
@@ -221,7 +223,10 @@ mod tests {
         assert_eq!(Ledger::parse("sqlite"), Ok(Ledger::Sqlite));
         assert_eq!(Ledger::parse("postgres"), Ok(Ledger::Postgres));
         let at = Ok(Ledger::At("postgres://a/b".into()));
-        assert_eq!((Ledger::parse("postgres=postgres://a/b"), Ledger::parse("postgres://a/b")), (at.clone(), at));
+        assert_eq!(
+            (Ledger::parse("postgres=postgres://a/b"), Ledger::parse("postgres://a/b")),
+            (at.clone(), at)
+        );
         assert!(Ledger::parse("mysql").is_err());
     }
 

@@ -238,7 +238,10 @@ mod tests {
         }
         let [bulk, chain] = sheet.figures.as_slice() else { panic!("{sheet:?}") };
         assert_eq!((bulk.text().as_str(), bulk.met), ("21000 (19000–22000) tasks/s", Some(true)));
-        assert_eq!((bulk.goal_text().as_str(), chain.goal_text().as_str()), ("≥ 20000: met", "≤ 1.00: missed"));
+        assert_eq!(
+            (bulk.goal_text().as_str(), chain.goal_text().as_str()),
+            ("≥ 20000: met", "≤ 1.00: missed")
+        );
         assert_eq!((sheet.not_measured.len(), sheet.details.last().map(|d| d.run)), (1, Some(3)));
         assert_eq!(sheet.median(&scenario, plan::CHAIN), Some(2.0));
     }

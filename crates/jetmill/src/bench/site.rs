@@ -56,36 +56,24 @@ impl Site {
             Services::Together => Self::together(scenario).await,
             Services::Separate => {
                 let mut site = Self::bare(scenario).await?;
-                let place = match &scenario.ledger {
-                    Ledger::Sqlite => {
-                        let told = ApiError::invalid_field(
-                            "--ledger",
-                            "must be postgres for separate services: a file has one process",
-                        );
-                        return Err(told.into());
-                    }
-                    ledger => place(ledger)?,
-                };
-                site.postgres = place.server;
-                let ledger = ["--ledger-url", place.url.as_str()];
-                site.serve("registry", "registry", &ledger).await?;
                 site.serve("scheduler", "scheduler", &[]).await?;
-                site.answers(true).await?;
+                site.answers().await?;
                 Ok(site)
             }
         }
     }
 
-    /// A nats-server and nothing else yet.
+    /// A nats-server and, where there is a ledger, a registry: nobody decides yet.
     pub(super) async fn bare(scenario: &Scenario) -> anyhow::Result<Self> {
         let (folder, program) = prepare().await?;
         let data = folder.path().join("data");
-        let layers = Layers::new()
-            .flag("nats.sync_interval", scenario.sync_always.then_some("always"));
+        let layers =
+            Layers::new().flag("nats.sync_interval", scenario.sync_always.then_some("always"));
         let settings = Settings::read(layers)?;
         fs::create_dir_all(&data).context("failed to make a folder")?;
+        let place = place(&scenario.ledger)?;
         let nats = NatsServer::start(&program, &data, 0, &settings.nats).await?;
-        Ok(Self {
+        let mut site = Self {
             url: nats.url(),
             services: Vec::new(),
             nats: Some(nats),
@@ -93,22 +81,25 @@ impl Site {
             data,
             ledger: scenario.ledger.clone(),
             folder,
-        })
+        };
+        if let Some(place) = place {
+            site.postgres = place.server;
+            site.serve("registry", "registry", &["--ledger-url", &place.url]).await?;
+        }
+        Ok(site)
     }
 
     async fn together(scenario: &Scenario) -> anyhow::Result<Self> {
         let (folder, program) = prepare().await?;
         let place = match &scenario.ledger {
             Ledger::Sqlite => None,
-            ledger => Some(place(ledger)?),
+            ledger => place(ledger)?,
         };
         let data = folder.path().join("data");
         let (data_text, program) = (data.display().to_string(), program.display().to_string());
         let sync = if scenario.sync_always { "always" } else { "2m" };
-        let mut env = vec![
-            ("JETMILL_NATS_SERVER", program.as_str()),
-            ("JETMILL_NATS__SYNC_INTERVAL", sync),
-        ];
+        let mut env =
+            vec![("JETMILL_NATS_SERVER", program.as_str()), ("JETMILL_NATS__SYNC_INTERVAL", sync)];
         env.extend(place.as_ref().map(|place| ("JETMILL_LEDGER_URL", place.url.as_str())));
         let mut args = vec!["dev", "--json", "--data-dir", &data_text];
         args.extend(["--nats-port", "0", "--grpc-port", "0", "--http-port", "0"]);
@@ -138,10 +129,20 @@ impl Site {
         name: &str,
         more: &[&str],
     ) -> anyhow::Result<()> {
+        self.serve_with(service, name, (more, &[])).await
+    }
+
+    /// The same with more in its environment.
+    pub(super) async fn serve_with(
+        &mut self,
+        service: &str,
+        name: &str,
+        (more, env): (&[&str], &[(&str, &str)]),
+    ) -> anyhow::Result<()> {
         let mut args = vec!["serve", service, "--nats-url", &self.url, "--name", name];
         args.extend(["--http-addr", "127.0.0.1:0"]);
         args.extend(more);
-        let env = [("JETMILL_LOG__FILTER", "warn")];
+        let env = [&[("JETMILL_LOG__FILTER", "warn")], env].concat();
         self.services.push(Service::spawn(self.folder.path(), name, &args, &env).await?);
         Ok(())
     }
@@ -163,7 +164,8 @@ impl Site {
     }
 
     /// Waits until the scheduler, and the registry if there is one, answer.
-    pub(super) async fn answers(&mut self, registry: bool) -> anyhow::Result<()> {
+    pub(super) async fn answers(&mut self) -> anyhow::Result<()> {
+        let registry = self.services.iter().any(|service| service.name == "registry");
         let end = Instant::now() + START_WITHIN;
         let client = loop {
             match Client::connect(&self.url).await {
@@ -196,18 +198,14 @@ impl Site {
         parts
     }
 
-    /// Bytes on disk of nats-server's streams.
-    pub(super) fn nats_disk(&self) -> u64 {
-        disk_usage(&self.data.join("nats/store"))
-    }
-
-    /// Bytes on disk of the ledger, its own log left out; unknown for a database of somebody else's.
-    pub(super) fn ledger_disk(&self) -> Option<u64> {
-        match (&self.ledger, &self.postgres) {
-            (Ledger::Sqlite, _) => Some(disk_usage(&self.data.join("ledger.db"))),
-            (_, Some(server)) => Some(disk_usage(&server.data_dir().join("base"))),
-            (_, None) => None,
-        }
+    /// Where data is on disk.
+    pub(super) fn disks(&self) -> Disks {
+        let ledger = match (&self.ledger, &self.postgres) {
+            (Ledger::Sqlite, _) => Some(self.data.join("ledger.db")),
+            (_, Some(server)) => Some(server.data_dir().join("base")),
+            (Ledger::Postgres | Ledger::At(_) | Ledger::Nowhere, None) => None,
+        };
+        Disks { nats: self.data.join("nats/store"), ledger }
     }
 
     /// Ends everything in order.
@@ -221,6 +219,25 @@ impl Site {
     }
 }
 
+/// Where the data of a platform is.
+#[derive(Clone, Debug)]
+pub(super) struct Disks {
+    nats: PathBuf,
+    ledger: Option<PathBuf>,
+}
+
+impl Disks {
+    /// MB of nats-server's streams.
+    pub(super) fn nats_mb(&self) -> f64 {
+        disk_usage(&self.nats) as f64 / 1e6
+    }
+
+    /// MB of the ledger, its own log left out; unknown for a database of somebody else's.
+    pub(super) fn ledger_mb(&self) -> Option<f64> {
+        self.ledger.as_deref().map(|path| disk_usage(path) as f64 / 1e6)
+    }
+}
+
 async fn prepare() -> anyhow::Result<(TempDir, PathBuf)> {
     let folder = tempfile::Builder::new().prefix("jetmill-bench-").tempdir();
     let folder = folder.context("failed to make a temporary folder")?;
@@ -231,14 +248,19 @@ async fn prepare() -> anyhow::Result<(TempDir, PathBuf)> {
     Ok((folder, program))
 }
 
-fn place(ledger: &Ledger) -> anyhow::Result<Place> {
-    match ledger {
-        Ledger::At(url) => Ok(Place { url: url.clone(), server: None }),
-        Ledger::Sqlite | Ledger::Postgres => {
+fn place(ledger: &Ledger) -> anyhow::Result<Option<Place>> {
+    Ok(match ledger {
+        Ledger::At(url) => Some(Place { url: url.clone(), server: None }),
+        Ledger::Postgres => {
             let server = Postgres::start(&postgres_programs()?, None, &POSTGRES)?;
-            Ok(Place { url: server.url("postgres"), server: Some(server) })
+            Some(Place { url: server.url("postgres"), server: Some(server) })
         }
-    }
+        Ledger::Nowhere => None,
+        Ledger::Sqlite => {
+            let why = "must be postgres for separate services: a file has one process";
+            return Err(ApiError::invalid_field("--ledger", why).into());
+        }
+    })
 }
 
 /// The PostgreSQL of this machine.
