@@ -100,6 +100,12 @@ pub(crate) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         let why = "a database is empty only once: measure it with --runs 1";
         return Err(bad_input(why).into());
     }
+    if let (Some(Services::Separate), Some(Ledger::Sqlite)) =
+        (args.platform.services, &args.platform.ledger)
+    {
+        let why = "a SQLite ledger is for one process with all services";
+        return Err(bad_input(why).hint("use --ledger postgres, or --services together").into());
+    }
     warn_of_debug()?;
     let measured = timeout(LONGEST * runs, Box::pin(measure_all(&args))).await.map_err(|_| {
         ApiError::new(ErrorCode::Unavailable, format!("a run took longer than {LONGEST:?}"))

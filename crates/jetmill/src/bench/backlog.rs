@@ -297,7 +297,8 @@ async fn led(load: &Load, begun: Instant) -> anyhow::Result<Led> {
         probe(load).await?;
         anyhow::Ok(begun.elapsed().as_secs_f64())
     };
-    let both = timeout(LED_WITHIN, async { tokio::join!(leads, released) }).await;
+    let both = Box::pin(async { tokio::join!(leads, released) });
+    let both = timeout(LED_WITHIN, both).await;
     let (leads_seconds, released) = both.context("nobody leads")?;
     Ok(Led { leads_seconds, released_seconds: released?, queued: queued(load).await? })
 }

@@ -71,10 +71,11 @@ pub(super) async fn run(
     while open || !submits.is_empty() || totals.completed + totals.failed < arrivals.count() {
         // All arms are cancel-safe: each takes one thing from a queue, or nothing.
         tokio::select! {
-            number = due.recv(), if open => match number {
-                Some(number) => submits.push(submit(load, &inbox, number)),
-                None => (open, late) = (false, Instant::now()),
-            },
+            number = due.recv(), if open => {
+                open = number.is_some();
+                late = Instant::now();
+                submits.extend(number.map(|number| submit(load, &inbox, number)));
+            }
             Some(answer) = submits.next() => {
                 if let Err(error) = answer {
                     tracing::warn!(%error, "a submission failed");

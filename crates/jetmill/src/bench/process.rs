@@ -125,7 +125,7 @@ mod tests {
     fn the_kernels_files_are_read() {
         let stat = "12 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20";
         assert!((ticks(stat) - 2.0).abs() < 1e-9);
-        assert_eq!(ticks(""), 0.0);
+        assert!(ticks("").abs() < 1e-9);
         assert_eq!(thread_group("1 (sqlx-sqlite-wor-12) S"), "sqlx-sqlite-wor");
         assert!((pss_mb("Rss: 9 kB\nPss:                1000 kB\n") - 1.024).abs() < 1e-9);
     }

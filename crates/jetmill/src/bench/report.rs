@@ -109,7 +109,7 @@ impl Sheet {
                 how: String::new(),
             },
         };
-        figure.values.push(value);
+        figure.values.push((value * 1e3).round() / 1e3);
         (figure.median, figure.min, figure.max) = spread(&figure.values);
         figure.met = goal.map(|goal| goal.is_met(figure.median));
         figure.how = how.into();

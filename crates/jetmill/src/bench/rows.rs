@@ -101,7 +101,9 @@ pub(super) async fn measure(
             }
             Err(error) => {
                 let why = why(&error);
-                rows.iter().for_each(|row| sheet.miss(scenario, word(*row), why.clone()));
+                for row in &rows {
+                    sheet.miss(scenario, word(*row), why.clone());
+                }
                 // What the machine does not have is no failure of the benchmark.
                 whole = error.downcast_ref::<ApiError>().is_some();
             }

@@ -93,7 +93,7 @@ impl Site {
         let (folder, program) = prepare().await?;
         let place = match &scenario.ledger {
             Ledger::Sqlite => None,
-            ledger => place(ledger)?,
+            Ledger::Postgres | Ledger::At(_) | Ledger::Nowhere => place(&scenario.ledger)?,
         };
         let data = folder.path().join("data");
         let (data_text, program) = (data.display().to_string(), program.display().to_string());

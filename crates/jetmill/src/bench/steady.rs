@@ -150,6 +150,7 @@ async fn load_and_look(
         disks: site.disks(),
         window: window.clone(),
         begun: Instant::now(),
+        last: Instant::now(),
         completed: 0,
         count_every: args.count_every,
         csv,
@@ -209,6 +210,7 @@ struct Looker {
     disks: Disks,
     window: Arc<Mutex<Samples>>,
     begun: Instant,
+    last: Instant,
     completed: u64,
     count_every: u32,
     csv: File,
@@ -218,7 +220,7 @@ impl Looker {
     async fn run(mut self, every: Duration, end: CancellationToken) -> anyhow::Result<Vec<Line>> {
         let mut tick = interval_at(self.begun + every, every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut lines, mut looks, mut last) = (Vec::<Line>::new(), 0, self.begun);
+        let (mut lines, mut looks) = (Vec::<Line>::new(), 0);
         loop {
             // Both arms are cancel-safe.
             tokio::select! {
@@ -226,8 +228,7 @@ impl Looker {
                 _ = tick.tick() => {}
             }
             looks += 1;
-            let line = self.look(looks % self.count_every == 0, last.elapsed()).await?;
-            last = Instant::now();
+            let line = self.look(looks % self.count_every == 0).await?;
             if lines.is_empty() {
                 writeln!(self.csv, "{}", line.head()).context("failed to write the CSV")?;
             }
@@ -237,9 +238,10 @@ impl Looker {
         }
     }
 
-    async fn look(&mut self, count: bool, since: Duration) -> anyhow::Result<Line> {
+    async fn look(&mut self, count: bool) -> anyhow::Result<Line> {
         let samples =
             std::mem::take(&mut *self.window.lock().unwrap_or_else(PoisonError::into_inner));
+        let since = std::mem::replace(&mut self.last, Instant::now()).elapsed();
         let latency = samples.latency();
         self.completed += latency.samples as u64;
         let log = self.load.log_end().await?;

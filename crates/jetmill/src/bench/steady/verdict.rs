@@ -87,7 +87,8 @@ pub(super) fn judge(lines: &[Line]) -> Verdict {
     let changes = names.iter().filter_map(|(name, _)| {
         let (share, beyond) = allowed(name)?;
         let median = |lines: &[Line]| {
-            spread(&lines.iter().filter_map(|line| line.get(name)).collect::<Vec<_>>()).0
+            let known = lines.iter().filter_map(|line| line.get(name)).collect::<Vec<_>>();
+            (spread(&known).0 * 1e3).round() / 1e3
         };
         let (first_third, last_third) = (median(first), median(last));
         let flat_until = first_third * share + beyond;
