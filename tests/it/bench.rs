@@ -1,22 +1,28 @@
 //! The benchmark measures and counts; how fast anything is here says nothing.
 
-#![expect(clippy::indexing_slicing, reason = "what JSON does not have is null; the test says so")]
-
 use std::fs;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use testkit::Jetmill;
+use testkit::{Jetmill, Output};
 
 /// It brings its own NATS and takes no notice of this one.
 const NOWHERE: &str = "nats://127.0.0.1:1";
 
-/// Runs it: what its last line says.
+/// Runs it to a good end: what its last line says.
 async fn bench(args: &[&str]) -> anyhow::Result<Value> {
-    let output = Jetmill::cli(NOWHERE, &[&["bench"], args].concat()).await?;
+    let (output, report) = run(args).await?;
     ensure!(output.status.success(), "bench {args:?}: {}{}", output.stdout, output.stderr);
-    let line = output.stdout.lines().last().context("bench says nothing")?;
-    serde_json::from_str(line).with_context(|| format!("the last line is not JSON: {line}"))
+    Ok(report)
+}
+
+async fn run(args: &[&str]) -> anyhow::Result<(Output, Value)> {
+    let output = Jetmill::cli(NOWHERE, &[&["bench"], args].concat()).await?;
+    let line = output.stdout.lines().last();
+    let line = line.with_context(|| format!("bench {args:?}: {}", output.stderr))?;
+    let report = serde_json::from_str(line);
+    let report = report.with_context(|| format!("the last line is not JSON: {line}"))?;
+    Ok((output, report))
 }
 
 fn figure<'a>(report: &'a Value, name: &str) -> anyhow::Result<&'a Value> {
@@ -27,9 +33,9 @@ fn figure<'a>(report: &'a Value, name: &str) -> anyhow::Result<&'a Value> {
 /// The tasks, the rows of the ledger and the executions of each run of a row are the same number.
 fn counts_agree(report: &Value, row: &str, tasks: u64, runs: usize) -> anyhow::Result<()> {
     let details = report["details"].as_array().context("there are no details")?;
-    let found = details.iter().filter(|d| d["row"] == row).map(|d| match &d["found"]["run"] {
-        Value::Null => &d["found"],
-        run => run,
+    let found = details.iter().filter(|d| d["row"] == row).map(|detail| {
+        let found = &detail["found"];
+        found.get("run").unwrap_or(found)
     });
     let found = found.collect::<Vec<_>>();
     ensure!(found.len() == runs, "{row}: {found:?}");
@@ -81,13 +87,11 @@ async fn every_row_is_measured_and_every_count_agrees() -> anyhow::Result<()> {
         ensure!(found["unit"] == unit && found["scenario"] == "together, sqlite", "{found}");
         let values = found["values"].as_array().context("no values")?;
         let (min, max) = (found["min"].as_f64(), found["max"].as_f64());
-        ensure!(values.len() == 2 && min <= found["median"].as_f64(), "{found}");
-        ensure!(
-            found["median"].as_f64() <= max && max > Some(0.0)
-                || unit == "messages"
-                || unit == "µs/task",
-            "{found}"
-        );
+        let median = found["median"].as_f64();
+        ensure!(values.len() == 2 && min <= median && median <= max, "{found}");
+        // A short run may take less than a tick of the processor's clock, and leave no lag.
+        let may_be_none = ["messages", "µs/task"].contains(&unit);
+        ensure!(may_be_none || min > Some(0.0), "{found}");
     }
     Ok(())
 }
@@ -113,18 +117,15 @@ async fn a_long_run_writes_a_line_a_look_and_judges() -> anyhow::Result<()> {
     let csv = folder.path().join("steady.csv");
     let csv_text = csv.to_str().context("UTF-8")?;
     let args = ["steady", "--rate=50", "--for=3s", "--every=400ms", "--count-every=2"];
-    let report = bench(&[&args[..], &["--log-bytes-max=256MiB", "--csv", csv_text]].concat()).await;
-    let lines = fs::read_to_string(&csv)?;
-    // Whether a loaded machine is steady is another matter.
-    if let Ok(report) = report {
-        for count in ["submitted", "completed", "rows", "rows_completed", "executions"] {
-            ensure!(report[count] == 150, "{count}: {report}");
-        }
-        ensure!(
-            report["failed"] == 0 && report["verdict"]["changes"][0]["name"] == "p50_ms",
-            "{report}"
-        );
+    // Whether a loaded machine is steady is another matter, and the exit code's.
+    let (_, report) =
+        run(&[&args[..], &["--log-bytes-max=256MiB", "--csv", csv_text]].concat()).await?;
+    for count in ["submitted", "completed", "rows", "rows_completed", "executions"] {
+        ensure!(report[count] == 150, "{count}: {report}");
     }
+    ensure!(report["failed"] == 0, "{report}");
+    ensure!(report["verdict"]["changes"][0]["name"] == "p50_ms", "{report}");
+    let lines = fs::read_to_string(&csv)?;
     let head = lines.lines().next().context("no head")?;
     for column in ["seconds", "p99_ms", "nats_disk_mb", "ledger_rows", "pss_mb jetmill"] {
         ensure!(head.split(',').any(|name| name == column), "{column}: {head}");

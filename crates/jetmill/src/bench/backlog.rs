@@ -28,6 +28,7 @@ const QUEUE: &str = "bench-backlog";
 /// A queue that is served, for one task that shows when releases begin again.
 const PROBE: &str = "bench-probe";
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+const ANSWER_WITHIN: Duration = Duration::from_millis(200);
 const FOLDED_WITHIN: Duration = Duration::from_secs(120);
 const QUIET_WITHIN: Duration = Duration::from_secs(60);
 const LED_WITHIN: Duration = Duration::from_secs(120);
@@ -167,8 +168,8 @@ async fn quiet(parts: &[Part]) -> anyhow::Result<()> {
 /// How a scheduler came to lead.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Led {
-    /// Until it answers.
-    leads_seconds: f64,
+    /// Until it answers questions.
+    answers_seconds: f64,
     /// Until the client knows the outcome of a task that was submitted at once.
     released_seconds: f64,
     /// Tasks of the full queue that it knows.
@@ -269,8 +270,8 @@ fn put_down(
     (led, tasks): (Led, usize),
 ) -> anyhow::Result<()> {
     ensure!(led.queued >= tasks as u64, "{what}: {} of {tasks} tasks are queued", led.queued);
-    let how = "until it answers";
-    sheet.add(scenario, (&format!("{what}, leads"), "s"), led.leads_seconds, how);
+    let how = format!("until it answers questions; it knows {} queued tasks", led.queued);
+    sheet.add(scenario, (&format!("{what}, answers"), "s"), led.answers_seconds, how);
     let how = "until the outcome of a task that was submitted at once is known";
     sheet.add(scenario, (&format!("{what}, first release"), "s"), led.released_seconds, how);
     sheet.detail(scenario, what, json!(led));
@@ -284,9 +285,10 @@ async fn probe(load: &Load) -> anyhow::Result<()> {
 
 /// Waits until somebody leads again.
 async fn led(load: &Load, begun: Instant) -> anyhow::Result<Led> {
-    let leads = async {
+    let answers = async {
         loop {
-            let asked = timeout(Duration::from_secs(1), load.client.queues(&pb::QueuesRequest {}));
+            // What is asked while nobody can answer is lost, so it is asked often.
+            let asked = timeout(ANSWER_WITHIN, load.client.queues(&pb::QueuesRequest {}));
             if let Ok(Ok(_)) = asked.await {
                 return begun.elapsed().as_secs_f64();
             }
@@ -297,10 +299,10 @@ async fn led(load: &Load, begun: Instant) -> anyhow::Result<Led> {
         probe(load).await?;
         anyhow::Ok(begun.elapsed().as_secs_f64())
     };
-    let both = Box::pin(async { tokio::join!(leads, released) });
+    let both = Box::pin(async { tokio::join!(answers, released) });
     let both = timeout(LED_WITHIN, both).await;
-    let (leads_seconds, released) = both.context("nobody leads")?;
-    Ok(Led { leads_seconds, released_seconds: released?, queued: queued(load).await? })
+    let (answers_seconds, released) = both.context("nobody leads")?;
+    Ok(Led { answers_seconds, released_seconds: released?, queued: queued(load).await? })
 }
 
 /// Starts a scheduler where there is none.

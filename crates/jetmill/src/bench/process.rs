@@ -49,6 +49,22 @@ pub(super) fn cpu_by_thread(pid: u32) -> ByPart {
     sums
 }
 
+/// Seconds of processor time that the whole machine has worked, and that it could have.
+pub(super) fn machine_cpu() -> (f64, f64) {
+    busy(&fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+/// The first line is the sum of all processors: user, nice, system, idle, iowait, irq, softirq and
+/// steal; what follows is part of these.
+fn busy(stat: &str) -> (f64, f64) {
+    let line = stat.lines().next().unwrap_or_default();
+    let times = line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse::<f64>().ok());
+    let times = times.collect::<Vec<_>>();
+    let all = times.iter().sum::<f64>();
+    let idle = times.iter().skip(3).take(2).sum::<f64>();
+    ((all - idle) / TICKS, all / TICKS)
+}
+
 /// What `after` has more than `before`.
 pub(super) fn difference(after: &ByPart, before: &ByPart) -> ByPart {
     let less = |name: &String| before.get(name).copied().unwrap_or_default();
@@ -126,6 +142,8 @@ mod tests {
         let stat = "12 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20";
         assert!((ticks(stat) - 2.0).abs() < 1e-9);
         assert!(ticks("").abs() < 1e-9);
+        let (worked, could) = busy("cpu  100 0 50 200 50 0 0 100 7 7\ncpu0 1\n");
+        assert!((worked - 2.5).abs() < 1e-9 && (could - 5.0).abs() < 1e-9);
         assert_eq!(thread_group("1 (sqlx-sqlite-wor-12) S"), "sqlx-sqlite-wor");
         assert!((pss_mb("Rss: 9 kB\nPss:                1000 kB\n") - 1.024).abs() < 1e-9);
     }

@@ -236,7 +236,7 @@ impl<'a> Rig<'a> {
         let s = self.scenario;
         sheet.add(s, (plan::BULK, "tasks/s"), run.tasks_per_second, run.how());
         sheet.add(s, ("bulk, accepted", "tasks/s"), run.accepted_per_second, "");
-        let lag = "messages in the log that the ledger had not";
+        let lag = "messages in the log that the ledger had not; most are bundles";
         sheet.add(s, ("bulk, ledger's lag, most", "messages"), seen.lag_max as f64, lag);
         sheet.add(s, ("bulk, ledger's drain", "s"), run.drain_seconds, "last event to last row");
         let idle = process::list(&self.idle);
@@ -304,4 +304,7 @@ fn processors(scenario: &Scenario, seen: &Seen, tasks: usize, sheet: &mut Sheet)
     let sum = seen.cpu.values().sum::<f64>();
     let how = format!("{:.0}% of one core, the benchmark's client among them", busy(sum));
     sheet.add(scenario, ("bulk, CPU of all", "µs/task"), each(sum), how);
+    let share = 100.0 * seen.others / seen.all.max(f64::MIN_POSITIVE);
+    let how = "of all cores; above a few, the rates say less than µs/task";
+    sheet.add(scenario, ("bulk, other work on this machine", "%"), share, how);
 }

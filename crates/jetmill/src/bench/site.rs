@@ -181,7 +181,10 @@ impl Site {
                 return Ok(());
             }
             self.services.iter_mut().try_for_each(Service::check)?;
-            ensure!(Instant::now() < end, "the services do not answer within {START_WITHIN:?}");
+            if Instant::now() >= end {
+                let said = self.services.iter().map(Service::said).collect::<String>();
+                anyhow::bail!("the services do not answer within {START_WITHIN:?}: {said}");
+            }
             sleep(LOOK_EVERY).await;
         }
     }

@@ -31,6 +31,9 @@ pub(super) struct Seen {
     pub(super) cpu: ByPart,
     /// The same of the services' own process, by the names of its threads.
     pub(super) cpu_by_thread: ByPart,
+    /// Seconds of processor time that others took, and that there were.
+    pub(super) others: f64,
+    pub(super) all: f64,
     pub(super) seconds: f64,
 }
 
@@ -39,6 +42,7 @@ pub(super) struct Watch {
     parts: Vec<Part>,
     begun: Instant,
     cpu: ByPart,
+    machine: (f64, f64),
     threads: BTreeMap<u32, ByPart>,
     end: CancellationToken,
     task: JoinSet<Seen>,
@@ -52,7 +56,8 @@ impl Watch {
         let services = parts.iter().filter(|part| part.name == "jetmill").map(|part| part.pid);
         let threads = services.map(|pid| (pid, process::cpu_by_thread(pid))).collect();
         parts.push(Part::new("client", std::process::id()));
-        Self { cpu: process::cpu(&parts), parts, begun: Instant::now(), threads, end, task }
+        let (cpu, machine) = (process::cpu(&parts), process::machine_cpu());
+        Self { parts, begun: Instant::now(), cpu, machine, threads, end, task }
     }
 
     /// Ends it.
@@ -62,10 +67,14 @@ impl Watch {
         for (pid, before) in &self.threads {
             cpu_by_thread.extend(process::difference(&process::cpu_by_thread(*pid), before));
         }
+        let (worked, could) = process::machine_cpu();
+        let ours = cpu.values().sum::<f64>();
+        let others = (worked - self.machine.0 - ours).max(0.0);
+        let all = could - self.machine.1;
         let seconds = self.begun.elapsed().as_secs_f64();
         self.end.cancel();
         let seen = self.task.join_next().await.context("nobody looked")??;
-        Ok(Seen { cpu, cpu_by_thread, seconds, ..seen })
+        Ok(Seen { cpu, cpu_by_thread, others, all, seconds, ..seen })
     }
 }
 
