@@ -89,8 +89,9 @@ async fn every_row_is_measured_and_every_count_agrees() -> anyhow::Result<()> {
         let (min, max) = (found["min"].as_f64(), found["max"].as_f64());
         let median = found["median"].as_f64();
         ensure!(values.len() == 2 && min <= median && median <= max, "{found}");
-        // A short run may take less than a tick of the processor's clock, and leave no lag.
-        let may_be_none = ["messages", "µs/task"].contains(&unit);
+        // A short run may take less than a tick of the processor's clock, leave no lag, and fit into
+        // memory that is there already.
+        let may_be_none = ["messages", "µs/task", "bytes"].contains(&unit);
         ensure!(may_be_none || min > Some(0.0), "{found}");
     }
     Ok(())
@@ -140,8 +141,8 @@ async fn a_long_run_writes_a_line_a_look_and_judges() -> anyhow::Result<()> {
 async fn a_backlog_survives_its_leader_and_every_start() -> anyhow::Result<()> {
     let report = bench(&["backlog", "--tasks=500"]).await?;
     for name in [
-        "scheduler, a queued task",
-        "standby, a queued task",
+        "backlog, submitted",
+        "nats-server, on disk",
         "takeover after kill -9, first release",
         "cold start, no snapshot, first release",
         "cold start, snapshot, first release",
