@@ -42,7 +42,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.binpb"), &bytes)?;
 
     let mut prost = prost_build::Config::new();
-    prost.btree_map(["."]).boxed(".jetmill.v1.Event.kind.created");
+    prost
+        .btree_map(["."])
+        .boxed(".jetmill.v1.Event.kind.created")
+        .boxed(".jetmill.v1.Event.kind.carried");
     let mut json = pbjson_build::Builder::new();
     json.register_descriptors(&bytes)?
         .exclude(OWN_SERDE)

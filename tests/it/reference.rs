@@ -176,7 +176,7 @@ fn streams() -> String {
     };
     let kinds = subject::EVENTS.map(subject::event);
     let log =
-        subject::log_subjects().into_iter().filter(|s| !kinds.contains(s)).collect::<Vec<_>>();
+        subject::log_subjects(true).into_iter().filter(|s| !kinds.contains(s)).collect::<Vec<_>>();
     let last = limits::LOG_BUCKETS - 1;
     let bucket = |n: u32| subject::log(TaskKey(n.into()));
     let lines = [

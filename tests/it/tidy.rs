@@ -176,7 +176,7 @@ fn pure_modules_do_nothing_but_decide() {
     let files = product();
     let pure = files.iter().filter(|(_, text)| text.starts_with("//! **Pure.**"));
     for (path, text) in pure {
-        let code = source::read(source::product(text)).code;
+        let code = source::read(source::product(text)).code.replace(".awaits_", "");
         for word in ["async ", ".await", "tokio", "sqlx", "async_nats"] {
             if code.contains(word) {
                 problems.push(format!("{path}: is pure and must not have `{}`", word.trim()));

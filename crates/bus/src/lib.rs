@@ -5,6 +5,7 @@
 //! tested on a real nats-server.
 
 mod connect;
+pub mod cursors;
 pub mod endpoint;
 pub mod heartbeat;
 pub mod live;
@@ -12,6 +13,7 @@ mod publish;
 mod read;
 pub mod streams;
 mod submit;
+pub mod trim;
 
 pub use connect::{Bus, ConnectOptions, connect};
 pub use publish::{PublishError, Publisher};

@@ -16,15 +16,15 @@ use common::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::Bus;
+use crate::{Bus, streams};
 
 /// Why facts are not in the log, or not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The log is full.
+    /// The log is full, or nearly so and taking no new work.
     #[error("the log is full")]
     Exhausted,
     /// One event is larger than a message may be.
@@ -60,7 +60,7 @@ impl From<PublishError> for ApiError {
     }
 }
 
-/// Some encoded events, and who waits for them to be stored.
+/// Some encoded events, all submissions or none of them, and who waits for them to be stored.
 struct Order {
     /// The subject for the case that this order travels alone and has one event.
     subject: String,
@@ -95,9 +95,10 @@ impl Publisher {
         let mut subject = String::new();
         for event in events {
             let encoded = wire::encode(&event);
-            if chunk.len() >= limits::BUNDLE_EVENTS_MAX
-                || bytes + encoded.len() > limits::BUNDLE_BYTES_MAX
-            {
+            let full = chunk.len() >= limits::BUNDLE_EVENTS_MAX
+                || bytes + encoded.len() > limits::BUNDLE_BYTES_MAX;
+            let other = (subject == subject::CREATED) != (subject_of(&event) == subject::CREATED);
+            if full || (other && !chunk.is_empty()) {
                 waits.push(
                     self.send(std::mem::take(&mut subject), std::mem::take(&mut chunk)).await?,
                 );
@@ -171,14 +172,17 @@ struct Message {
 
 type Callers = Vec<oneshot::Sender<Result<u64, PublishError>>>;
 
-/// Takes as many orders as one message holds, first come first.
+/// Takes as many orders as one message holds, first come first. Submissions travel apart, since
+/// the log may be closed to them alone.
 fn take_message(waiting: &mut Vec<Order>) -> Option<(Message, Callers)> {
     let (mut events, mut bytes, mut count) = (0, 0, 0);
+    let is_created = |order: &Order| order.subject == subject::CREATED;
+    let created = waiting.first().is_some_and(is_created);
     for order in waiting.iter() {
         let size = order.events.iter().map(Vec::len).sum::<usize>();
         let full = events + order.events.len() > limits::BUNDLE_EVENTS_MAX
             || bytes + size > limits::BUNDLE_BYTES_MAX;
-        if full && count > 0 {
+        if count > 0 && (full || is_created(order) != created) {
             break;
         }
         events += order.events.len();
@@ -199,7 +203,8 @@ fn take_message(waiting: &mut Vec<Order>) -> Option<(Message, Callers)> {
         }
         last => {
             encoded.extend(last);
-            Message { subject: subject::BUNDLE.into(), payload: wire::bundle(encoded).into() }
+            let subject = if created { subject::BUNDLE_CREATED } else { subject::BUNDLE };
+            Message { subject: subject.into(), payload: wire::bundle(encoded).into() }
         }
     };
     Some((message, callers))
@@ -211,7 +216,7 @@ async fn send(bus: &Bus, message: Message) -> Result<u64, PublishError> {
     loop {
         let error = match publish_once(bus, &message).await {
             Ok(sequence) => return Ok(sequence),
-            Err(error) => classify(&error),
+            Err(error) => explain(bus, &message.subject, &error).await,
         };
         if !error.is_transient() || Instant::now() >= give_up {
             return Err(error);
@@ -227,8 +232,20 @@ async fn publish_once(bus: &Bus, message: &Message) -> Result<u64, NatsError> {
     Ok(ack.await?.sequence)
 }
 
-/// What a failed publish means to the caller.
-pub(crate) fn classify(error: &NatsError) -> PublishError {
+/// What a failed publish means to the caller. A subject that nobody listens to is that of new work
+/// while intake is closed, or the log is not there.
+pub(crate) async fn explain(bus: &Bus, subject: &str, error: &NatsError) -> PublishError {
+    let silent = error.kind() == PublishErrorKind::StreamNotFound;
+    if silent && subject::is_intake(subject) {
+        let open = timeout(limits::REQUEST_TIMEOUT, streams::takes_new_work(bus)).await;
+        if let Ok(Ok(false)) = open {
+            return PublishError::Exhausted;
+        }
+    }
+    classify(error)
+}
+
+fn classify(error: &NatsError) -> PublishError {
     // async-nats prints the cause itself.
     let text = error.to_string();
     let says = |what: &str| text.contains(what);

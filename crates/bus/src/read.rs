@@ -29,7 +29,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{Bus, streams};
+use crate::{Bus, streams, trim};
 
 /// Messages that a reader asks for ahead: with bundles, 256 KiB each at most.
 const PREFETCH_MESSAGES_MAX: i64 = 256;
@@ -137,14 +137,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Begins after the cursor, or at the log's first message when there is none.
+    /// Begins after the cursor, or where the log begins to count when there is none.
     pub async fn open(bus: &Bus, from: Option<Cursor>) -> Result<Self, ReadError> {
         let reconnects = bus.reconnects();
         let stream = streams::get(bus, subject::TASKS).await.map_err(ReadError::Nats)?;
         let info = stream.cached_info();
         let found = streams::identity_of(&info.config.metadata).map_err(ReadError::Nats)?;
         let cursor = match from {
-            None => Cursor { stream: found, sequence: info.state.first_sequence.saturating_sub(1) },
+            None => {
+                let cut = trim::last(bus).await.map_err(ReadError::Nats)?;
+                let floor = cut.map_or(info.state.first_sequence, |cut| cut.trimmed.floor);
+                Cursor { stream: found, sequence: floor.saturating_sub(1) }
+            }
             Some(cursor) => cursor,
         };
         if cursor.stream != found {

@@ -40,6 +40,12 @@ pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
     for config in [log(options), executions(options), logs(options), dead(options)] {
         ensure_stream(bus, config).await?;
     }
+    let cursors = kv::Config {
+        bucket: subject::CURSORS.into(),
+        history: 1,
+        num_replicas: options.replicas,
+        ..kv::Config::default()
+    };
     let workers = kv::Config {
         bucket: subject::WORKERS.into(),
         history: 1,
@@ -55,7 +61,7 @@ pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
         num_replicas: options.replicas,
         ..kv::Config::default()
     };
-    for config in [workers, leases] {
+    for config in [workers, leases, cursors] {
         let bucket = config.bucket.clone();
         if bus.jetstream().get_key_value(&bucket).await.is_err() {
             bus.jetstream()
@@ -101,6 +107,11 @@ async fn ensure_stream(bus: &Bus, config: Config) -> anyhow::Result<()> {
         metadata: found.metadata.clone(),
         max_bytes: found.max_bytes,
         num_replicas: found.num_replicas,
+        // Whether it takes new work is for the leading scheduler to say.
+        subjects: match name.as_str() {
+            subject::TASKS => subject::log_subjects(subject::takes_new_work(&found.subjects)),
+            _ => config.subjects,
+        },
         ..config
     };
     bus.jetstream().update_stream(config).await.with_context(context)?;
@@ -116,7 +127,7 @@ fn log(options: StreamOptions) -> Config {
     Config {
         name: subject::TASKS.into(),
         description: Some("every fact about every task".into()),
-        subjects: subject::log_subjects(),
+        subjects: subject::log_subjects(true),
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         discard: DiscardPolicy::New,
@@ -200,6 +211,20 @@ pub async fn last_sequence(bus: &Bus) -> anyhow::Result<u64> {
     Ok(get(bus, subject::TASKS).await?.cached_info().state.last_sequence)
 }
 
+/// Whether the log takes new work.
+pub async fn takes_new_work(bus: &Bus) -> anyhow::Result<bool> {
+    Ok(subject::takes_new_work(&get(bus, subject::TASKS).await?.cached_info().config.subjects))
+}
+
+/// Opens or closes the log to new work. What is under way goes on.
+pub async fn set_intake(bus: &Bus, open: bool) -> anyhow::Result<()> {
+    let stream = get(bus, subject::TASKS).await?;
+    let config =
+        Config { subjects: subject::log_subjects(open), ..stream.cached_info().config.clone() };
+    bus.jetstream().update_stream(config).await.context("failed to open or close intake")?;
+    Ok(())
+}
+
 /// The durable consumer that the workers of a queue share.
 pub async fn queue_consumer(bus: &Bus, queue: &QueueName) -> anyhow::Result<PullConsumer> {
     let stream = bus.jetstream().get_stream_no_info(subject::EXECUTIONS).await?;
@@ -222,6 +247,11 @@ pub async fn queue_consumer(bus: &Bus, queue: &QueueName) -> anyhow::Result<Pull
 /// The bucket of heartbeats.
 pub async fn workers(bus: &Bus) -> anyhow::Result<kv::Store> {
     bucket(bus, subject::WORKERS).await
+}
+
+/// The bucket of readers' cursors.
+pub async fn cursors(bus: &Bus) -> anyhow::Result<kv::Store> {
+    bucket(bus, subject::CURSORS).await
 }
 
 /// The bucket of leases.

@@ -121,7 +121,7 @@ async fn submit_keyed(bus: &Bus, id: TaskId, spec: TaskSpec) -> Result<pb::Submi
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 return existing(bus, &subject, &tenant, &id, digest).await;
             }
-            Err(error) => publish::classify(&error),
+            Err(error) => publish::explain(bus, &subject, &error).await,
         };
         if !error.is_transient() || Instant::now() >= give_up {
             return Err(error.into());

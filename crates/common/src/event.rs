@@ -4,6 +4,10 @@
 //! rule of their own but those that the fold checks. A submission has rules, so it is a
 //! [`TaskSpec`], parsed at the door.
 
+mod carried;
+
+pub use carried::{Carried, Pause, Trimmed};
+
 use crate::{
     id::{QueueName, TaskId, Tenant},
     pb,
@@ -58,6 +62,7 @@ pub enum Kind {
     CancelRequested(pb::CancelRequested),
     Reprioritised(pb::Reprioritised),
     Expedited(pb::Expedited),
+    Carried(Box<Carried>),
 }
 
 impl Kind {
@@ -79,6 +84,7 @@ impl Kind {
             Self::CancelRequested(_) => "cancel_requested",
             Self::Reprioritised(_) => "reprioritised",
             Self::Expedited(_) => "expedited",
+            Self::Carried(_) => "carried",
         }
     }
 
@@ -112,6 +118,8 @@ pub enum Policy {
         /// The queue; `None` is every queue.
         queue: Option<QueueName>,
     },
+    /// The log counts from its floor on.
+    Trimmed(Trimmed),
 }
 
 impl Policy {
@@ -120,6 +128,7 @@ impl Policy {
         match self {
             Self::Paused { .. } => "paused",
             Self::Resumed { .. } => "resumed",
+            Self::Trimmed(_) => "trimmed",
         }
     }
 }

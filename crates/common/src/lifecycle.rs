@@ -2,8 +2,7 @@
 //! so every service agrees on what became of a task.
 //!
 //! The first valid transition wins. A repeat, a contradiction and a report about an attempt that is
-//! over stay in the log and are [`Ignored`] with a reason. The table of all states and events is in
-//! `docs/lifecycle.md`, which a test regenerates.
+//! over are [`Ignored`] with a reason. `docs/lifecycle.md` has the whole table; a test makes it.
 
 mod after;
 
@@ -244,7 +243,7 @@ pub fn apply(state: Option<State>, event: &Kind) -> Result<State, Ignored> {
         Kind::Cancelled(body) => cancelled(state, body.attempt),
         Kind::CancelRequested(_) if state.cancel_requested => Err(Ignored::Repeat),
         Kind::CancelRequested(_) => Ok(State { cancel_requested: true, ..state }),
-        Kind::Reprioritised(_) | Kind::Expedited(_) => Ok(state),
+        Kind::Reprioritised(_) | Kind::Expedited(_) | Kind::Carried(_) => Ok(state),
     }
 }
 
@@ -274,7 +273,8 @@ fn first(event: &Kind) -> Result<State, Ignored> {
         | Kind::Cancelled(_)
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
-        | Kind::Expedited(_) => Err(Ignored::UnknownTask),
+        | Kind::Expedited(_)
+        | Kind::Carried(_) => Err(Ignored::UnknownTask),
     }
 }
 

@@ -42,8 +42,26 @@ pub const PUBLISH_RETRY: Duration = Duration::from_secs(30);
 
 /// Most bytes of the log, by default.
 pub const LOG_BYTES_MAX: i64 = 4 * 1024 * 1024 * 1024;
-/// Share of the log's byte limit at which `jetmill doctor` fails, in percent. A full log refuses new work.
-pub const LOG_NEARLY_FULL_PERCENT: u64 = 80;
+/// Share of the log's byte limit at which intake closes, in percent: the rest is for work in progress.
+pub const INTAKE_CLOSES_PERCENT: u64 = 80;
+/// Share of the log's byte limit below which intake opens again, in percent.
+pub const INTAKE_OPENS_PERCENT: u64 = 70;
+/// Share of the log's byte limit that trimming keeps, in percent.
+pub const LOG_KEPT_PERCENT: u64 = 50;
+/// Messages that a trim takes away, at least.
+pub const TRIM_MESSAGES_MIN: u64 = 1_000;
+/// Time between two looks at whether the log can be trimmed and whether intake is to be open.
+pub const TRIM_EVERY: Duration = Duration::from_secs(5);
+/// Tasks that are carried before the log is looked at again.
+pub const CARRY_TASKS_MAX: usize = 256;
+/// Open tasks of one scheduler at which intake closes.
+pub const BACKLOG_TASKS_MAX: usize = 5_000_000;
+/// Finished tasks that the scheduler remembers, by default; above it the log is trimmed.
+pub const FINISHED_TASKS_MAX: usize = 1_000_000;
+/// How long the log keeps what is over, by default, while its size allows.
+pub const HISTORY_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Time between two registrations of a reader's cursor.
+pub const CURSOR_EVERY: Duration = Duration::from_secs(5);
 
 /// Largest result in an event, in bytes of JSON.
 pub const RESULT_BYTES_MAX: usize = 256 * 1024;

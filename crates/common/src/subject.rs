@@ -17,11 +17,13 @@ pub const DEAD: &str = "DEAD";
 pub const WORKERS: &str = "WORKERS";
 /// KV bucket of leases, by service.
 pub const LEASES: &str = "LEASES";
+/// KV bucket of how far the readers of the log have come durably, by reader.
+pub const CURSORS: &str = "CURSORS";
 /// Object store of snapshots, by service.
 pub const SNAPSHOTS: &str = "SNAPSHOTS";
 
 /// Kinds of event, as the last token of their subjects. The order is that of a task's life.
-pub const EVENTS: [&str; 15] = [
+pub const EVENTS: [&str; 16] = [
     "created",
     "started",
     "progress",
@@ -37,12 +39,17 @@ pub const EVENTS: [&str; 15] = [
     "cancel_requested",
     "reprioritised",
     "expedited",
+    "carried",
 ];
 
 /// Several events of several tasks in one message.
 pub const BUNDLE: &str = "task.bundle";
+/// Several submissions in one message: apart from other events, so that intake can be closed.
+pub const BUNDLE_CREATED: &str = "task.created.bundle";
 /// A submission without an id of the caller's.
 pub const CREATED: &str = "task.created";
+/// Says from where on the log counts: never in a bundle, so that the last one is found at once.
+pub const TRIMMED: &str = "policy.trimmed";
 /// Marks the work queue as a new leader's: releases of an older one fail from here on.
 pub const FENCE: &str = "execution.fence";
 /// Tells workers to end attempts.
@@ -50,13 +57,25 @@ pub const STOP: &str = "worker.stop";
 /// Tells a worker to hand back what it holds and leave.
 pub const DRAIN: &str = "worker.drain";
 
-/// The subjects of the stream [`TASKS`].
-pub fn log_subjects() -> Vec<String> {
-    EVENTS
-        .iter()
-        .map(|kind| event(kind))
-        .chain([BUNDLE, "task.created.*.*", "policy.>", "mission.>"].map(str::to_owned))
-        .collect()
+/// The subjects of new work.
+const INTAKE: [&str; 3] = [CREATED, BUNDLE_CREATED, "task.created.*.*"];
+
+/// The subjects of the stream [`TASKS`]; without those of new work while intake is closed.
+pub fn log_subjects(intake_open: bool) -> Vec<String> {
+    let events = EVENTS.iter().map(|kind| event(kind)).filter(|subject| subject != CREATED);
+    let others = [BUNDLE, "policy.>", "mission.>"].map(str::to_owned);
+    let intake = INTAKE.iter().filter(|_| intake_open).map(|subject| (*subject).to_owned());
+    intake.chain(events).chain(others).collect()
+}
+
+/// Whether new work travels on the subject.
+pub fn is_intake(subject: &str) -> bool {
+    subject == CREATED || subject.starts_with("task.created.")
+}
+
+/// Whether a stream with these subjects takes new work.
+pub fn takes_new_work(subjects: &[String]) -> bool {
+    subjects.iter().any(|subject| subject == CREATED)
 }
 
 /// The subject of one kind of event.
@@ -89,7 +108,7 @@ pub enum LogSubject<'a> {
 
 /// Parses a subject of the log; `None` for a subject that is not in it.
 pub fn parse_log(subject: &str) -> Option<LogSubject<'_>> {
-    if subject == BUNDLE {
+    if [BUNDLE, BUNDLE_CREATED].contains(&subject) {
         return Some(LogSubject::Bundle);
     }
     let (head, rest) = subject.split_once('.')?;
@@ -172,6 +191,7 @@ mod tests {
         assert_eq!(parse_log(&policy("paused")), Some(LogSubject::Policy("paused")));
         assert_eq!(parse_log("mission.resolved"), Some(LogSubject::Mission("resolved")));
         assert_eq!(parse_log(BUNDLE), Some(LogSubject::Bundle));
+        assert_eq!(parse_log(BUNDLE_CREATED), Some(LogSubject::Bundle));
         assert_eq!(parse_log("other.thing"), None);
     }
 }

@@ -11,7 +11,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use crate::{
-    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
+    event::{Carried, Event, Kind, Pause, Policy, PolicyEvent, TaskEvent, Trimmed},
     id::{QueueName, TaskId, Tenant},
     lifecycle::FOLD_VERSION,
     pb::{self, event::Kind as Body},
@@ -73,9 +73,8 @@ pub fn decode(message: Received<'_>) -> Vec<Result<Event, NotAnEvent>> {
 
 /// The bytes of one item of a message; `None` when the message has no such item.
 pub fn item(message: Received<'_>, index: u32) -> Option<Vec<u8>> {
-    let whole =
-        message.subject != subject::BUNDLE || is_json(message.content_type, message.payload);
-    if whole {
+    let whole = subject::parse_log(message.subject) != Some(LogSubject::Bundle);
+    if whole || is_json(message.content_type, message.payload) {
         return (index == 0).then(|| message.payload.to_vec());
     }
     pb::Bundle::decode(message.payload).ok()?.events.into_iter().nth(index as usize)
@@ -141,8 +140,10 @@ pub fn body_word(body: &Body) -> &'static str {
         Body::CancelRequested(_) => "cancel_requested",
         Body::Reprioritised(_) => "reprioritised",
         Body::Expedited(_) => "expedited",
+        Body::Carried(_) => "carried",
         Body::Paused(_) => "paused",
         Body::Resumed(_) => "resumed",
+        Body::Trimmed(_) => "trimmed",
     }
 }
 
@@ -188,12 +189,17 @@ fn from_pb(event: pb::Event, message: Received<'_>, index: u32) -> Result<Event,
         }
         Body::Reprioritised(b) => Kind::Reprioritised(b),
         Body::Expedited(b) => Kind::Expedited(b),
+        Body::Carried(b) => {
+            let carried = Carried::try_from(*b).map_err(|e| undecodable("carried", &e))?;
+            Kind::Carried(Box::new(carried))
+        }
         Body::Paused(pb::Paused { queue, reason }) => {
             return policy(about.actor, Policy::Paused { queue: optional_queue(&queue)?, reason });
         }
         Body::Resumed(pb::Resumed { queue }) => {
             return policy(about.actor, Policy::Resumed { queue: optional_queue(&queue)? });
         }
+        Body::Trimmed(b) => return policy(about.actor, Policy::Trimmed(trimmed(b)?)),
     };
     about.event(kind)
 }
@@ -201,6 +207,18 @@ fn from_pb(event: pb::Event, message: Received<'_>, index: u32) -> Result<Event,
 #[expect(clippy::unnecessary_wraps, reason = "an arm of a fallible match")]
 fn policy(actor: String, policy: Policy) -> Result<Event, NotAnEvent> {
     Ok(Event::Policy(PolicyEvent { actor, policy }))
+}
+
+fn trimmed(body: pb::Trimmed) -> Result<Trimmed, NotAnEvent> {
+    let pause = |pause: pb::Paused| {
+        Ok(Pause { queue: optional_queue(&pause.queue)?, reason: pause.reason })
+    };
+    Ok(Trimmed {
+        floor: body.floor,
+        as_of: body.as_of,
+        clock: body.clock.map(Timestamp::from).unwrap_or_default(),
+        pauses: body.pauses.into_iter().map(pause).collect::<Result<_, _>>()?,
+    })
 }
 
 fn optional_queue(name: &str) -> Result<Option<QueueName>, NotAnEvent> {
@@ -286,7 +304,7 @@ pub fn encode(event: &Event) -> Vec<u8> {
     to_pb(event).encode_to_vec()
 }
 
-/// Several encoded events as one message for [`subject::BUNDLE`].
+/// Several encoded events as one message for [`subject::BUNDLE`] or [`subject::BUNDLE_CREATED`].
 pub fn bundle(events: Vec<Vec<u8>>) -> Vec<u8> {
     pb::Bundle { events }.encode_to_vec()
 }
@@ -306,9 +324,23 @@ pub fn to_pb(event: &Event) -> pb::Event {
                 Policy::Resumed { queue } => Body::Resumed(pb::Resumed {
                     queue: queue.as_ref().map(ToString::to_string).unwrap_or_default(),
                 }),
+                Policy::Trimmed(trimmed) => Body::Trimmed(trimmed_to_pb(trimmed)),
             }),
             ..pb::Event::default()
         },
+    }
+}
+
+fn trimmed_to_pb(trimmed: &Trimmed) -> pb::Trimmed {
+    let pause = |pause: &Pause| pb::Paused {
+        queue: pause.queue.as_ref().map(ToString::to_string).unwrap_or_default(),
+        reason: pause.reason.clone(),
+    };
+    pb::Trimmed {
+        floor: trimmed.floor,
+        as_of: trimmed.as_of,
+        clock: Some(trimmed.clock.into()),
+        pauses: trimmed.pauses.iter().map(pause).collect(),
     }
 }
 
@@ -329,6 +361,7 @@ fn task_to_pb(event: &TaskEvent) -> pb::Event {
         Kind::CancelRequested(b) => Body::CancelRequested(b.clone()),
         Kind::Reprioritised(b) => Body::Reprioritised(*b),
         Kind::Expedited(b) => Body::Expedited(*b),
+        Kind::Carried(b) => Body::Carried(Box::new(pb::Carried::from(&**b))),
     };
     let created = matches!(body, Body::Created(_));
     let json = |text: &str| (!text.is_empty()).then(|| pb::Json { text: text.to_owned() });

@@ -190,6 +190,17 @@ fn scheduler(r: &mut Reader) -> scheduler::Config {
             limits::WINDOW_MIN..=limits::WINDOW_MAX,
             "released tasks of one queue, at most",
         ),
+        history_age: r.duration(
+            "scheduler.history_age",
+            default.history_age,
+            "how long the log keeps what is over, while its size allows",
+        ),
+        finished_tasks_max: r.u32(
+            "scheduler.finished_tasks_max",
+            u32::try_from(default.finished_tasks_max).unwrap_or(u32::MAX),
+            1_000..=100_000_000,
+            "finished tasks that the scheduler remembers; above it the log is trimmed",
+        ) as usize,
     }
 }
 

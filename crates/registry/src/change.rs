@@ -134,7 +134,7 @@ fn details(row: &mut Row, event: &TaskEvent) -> Option<Duration> {
         Kind::Reprioritised(body) => {
             row.priority = u8::try_from(body.priority.clamp(1, 10)).unwrap_or(row.priority);
         }
-        Kind::CancelRequested(_) | Kind::Expedited(_) => {}
+        Kind::CancelRequested(_) | Kind::Expedited(_) | Kind::Carried(_) => {}
     }
     None
 }

@@ -9,6 +9,7 @@
 
 mod admin;
 mod change;
+mod cursor;
 mod dead;
 #[cfg(test)]
 mod fixtures;
@@ -47,6 +48,7 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
         Ok(())
     });
     tasks.spawn("project", projector.run());
+    tasks.spawn("cursor", cursor::keep(ctx.clone(), ledger.clone()));
     tasks.spawn("endpoints", admin::serve(admin::Admin { ctx, ledger, publisher, committed }));
     tasks.join().await
 }

@@ -19,18 +19,10 @@ use common::{
 use runtime::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{lease::Lease, payload, plan::Tombstone};
+use crate::{lease::Lease, orders::Change, payload, plan::Tombstone};
 
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
-
-/// What a change does to each task that it is for.
-#[derive(Clone, Debug)]
-pub(crate) enum Change {
-    Cancel { reason: String },
-    Retry,
-    Reprioritise { priority: u8 },
-}
 
 /// A question to the planner's loop.
 pub(crate) enum Command {

@@ -8,82 +8,51 @@ use async_nats::jetstream::{
     stream::DirectGetErrorKind,
 };
 use bus::{Bus, streams};
-use common::{
-    id::{QueueName, TaskId, TaskKey, Tenant},
-    pb, subject,
-};
+use common::subject;
 use futures::future::join_all;
-use prost::Message as _;
-use uuid::Uuid;
 
-/// One message for the work queue.
-#[derive(Clone, Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) subject: String,
-    pub(crate) body: Vec<u8>,
-    pub(crate) traceparent: String,
-}
-
-impl Outgoing {
-    /// The message of some attempts of one queue.
-    pub(crate) fn new(queue: &QueueName, items: Vec<pb::Execution>, json: bool) -> Option<Self> {
-        let first = items.first()?;
-        let tenant = Tenant::parse_or_default(&first.tenant).ok()?;
-        let id = TaskId::parse(&first.task_id).ok()?;
-        let subject = match items.len() {
-            1 => subject::execution(queue, &tenant, &id, first.attempt),
-            _ => subject::execution_group(queue, &group_name(&items)),
-        };
-        let traceparent = first.traceparent.clone();
-        let request = pb::ExecutionRequest { items };
-        let body = if json { serde_json::to_vec(&request).ok()? } else { request.encode_to_vec() };
-        Some(Self { subject, body, traceparent })
-    }
-}
-
-/// The same attempts have the same name, so that a group that is out already is refused; others
-/// have another one.
-fn group_name(items: &[pb::Execution]) -> String {
-    let members = items.iter().map(|i| format!("{}\0{}\0{}\n", i.tenant, i.task_id, i.attempt));
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, members.collect::<String>().as_bytes()).simple().to_string()
-}
-
-/// What became of a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Released {
-    /// It lies in the work queue, now or since an earlier time.
-    Out,
-    /// It does not; try again.
-    Refused,
-    /// Nobody answered: it may lie there, or turn up later.
-    Unknown,
-}
+use crate::{
+    office::{Guard, Out, Released, Sight, Step},
+    outgoing::{self, Outgoing},
+};
 
 /// The only publisher of the work queue while its process leads.
 pub(crate) struct Dispatcher {
     bus: Bus,
-    expected: u64,
+    guard: Guard,
 }
 
 impl Dispatcher {
     pub(crate) fn new(bus: Bus) -> Self {
-        Self { bus, expected: 0 }
+        Self { bus, guard: Guard::default() }
     }
 
-    /// Makes the work queue this leader's: releases of an older one fail from here on. Returns the
-    /// attempts that are out.
-    pub(crate) async fn take_over(&mut self) -> anyhow::Result<Vec<(TaskKey, u32)>> {
+    /// Takes steps towards knowing where released attempts are.
+    pub(crate) async fn take(&mut self, steps: &[Step]) -> anyhow::Result<Sight> {
+        let mut sight = Sight::default();
+        for step in steps {
+            match step {
+                Step::Fence => self.fence().await?,
+                Step::ReadBack => sight.out = self.read_back().await?,
+                Step::ReadEnd => sight.last = streams::last_sequence(&self.bus).await?,
+            }
+        }
+        Ok(sight)
+    }
+
+    /// Makes the work queue this leader's: releases of an older one fail from here on.
+    async fn fence(&mut self) -> anyhow::Result<()> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
         // The stream takes one message a subject: the last leader's mark has to go first.
         stream.purge().filter(subject::FENCE).await.context("failed to purge fence")?;
         let ack = self.bus.jetstream().publish(subject::FENCE, "".into()).await;
         let ack = ack.context("failed to publish fence")?.await.context("failed to store fence")?;
-        self.expected = ack.sequence;
-        self.read_back().await
+        self.guard.ends_at(ack.sequence);
+        Ok(())
     }
 
     /// The attempts that lie in the work queue, in flight or not.
-    pub(crate) async fn read_back(&self) -> anyhow::Result<Vec<(TaskKey, u32)>> {
+    async fn read_back(&self) -> anyhow::Result<Vec<Out>> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
         let mut out = Vec::new();
         let mut next = stream.cached_info().state.first_sequence;
@@ -92,7 +61,7 @@ impl Dispatcher {
             match stream.direct_get_next_for_subject(subject::EXECUTIONS_ALL, Some(next)).await {
                 Ok(message) => {
                     next = message.sequence + 1;
-                    out.extend(attempts(&message.payload));
+                    out.extend(outgoing::attempts(&message.payload));
                 }
                 Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
                 Err(error) => return Err(error).context("failed to read the work queue back"),
@@ -109,7 +78,7 @@ impl Dispatcher {
         for (n, message) in (0..).zip(messages) {
             let mut publish = PublishMessage::build()
                 .payload(message.body.clone().into())
-                .expected_last_sequence(self.expected + n);
+                .expected_last_sequence(self.guard.expects(n));
             if !message.traceparent.is_empty() {
                 publish = publish.header("traceparent", message.traceparent.as_str());
             }
@@ -122,7 +91,7 @@ impl Dispatcher {
         for answer in answers {
             outcomes.push(match answer {
                 Ok(ack) => {
-                    self.expected = ack.sequence;
+                    self.guard.ends_at(ack.sequence);
                     Released::Out
                 }
                 Err(error) => {
@@ -139,7 +108,7 @@ impl Dispatcher {
 
     async fn resynchronise(&mut self) -> anyhow::Result<()> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
-        self.expected = stream.cached_info().state.last_sequence;
+        self.guard.ends_at(stream.cached_info().state.last_sequence);
         Ok(())
     }
 
@@ -172,18 +141,4 @@ fn refusal(error: &PublishError) -> Released {
         | PublishErrorKind::MaxPayloadExceeded
         | PublishErrorKind::Other => Released::Refused,
     }
-}
-
-fn attempts(body: &[u8]) -> Vec<(TaskKey, u32)> {
-    let request = if common::wire::is_json(None, body) {
-        serde_json::from_slice(body).ok()
-    } else {
-        pb::ExecutionRequest::decode(body).ok()
-    };
-    let items = request.map(|r: pb::ExecutionRequest| r.items).unwrap_or_default();
-    let key = |item: &pb::Execution| {
-        let tenant = Tenant::parse_or_default(&item.tenant).ok()?;
-        Some((TaskKey::new(&tenant, &TaskId::parse(&item.task_id).ok()?), item.attempt))
-    };
-    items.iter().filter_map(key).collect()
 }

@@ -4,6 +4,7 @@
 //! runs the same loop and only folds.
 
 mod act;
+mod trim;
 
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use async_nats::jetstream::kv;
 use bus::{Cursor, Message, ReadError, Reader, heartbeat, streams};
 use common::{
     event::{Event, Kind},
-    id::TaskKey,
     wire::NotAnEvent,
 };
 use futures::{StreamExt as _, stream::BoxStream};
@@ -28,8 +28,9 @@ use crate::{
     dispatch::Dispatcher,
     lease::Lease,
     metrics::Metrics,
+    office::{self, Doubts, Office},
     payload::Payloads,
-    plan::{Planner, Ticket},
+    plan::Planner,
     snapshot,
 };
 
@@ -54,23 +55,19 @@ pub(crate) struct Lead {
     metrics: Metrics,
     cursor: Cursor,
     born: Instant,
-    /// The sequence up to which a new leader folds before it decides.
-    leads_at: Option<u64>,
-    leading: bool,
+    office: Office,
     stored_at: u64,
+    /// The last message that is in a stored snapshot.
+    saved_at: u64,
     folded: watch::Sender<u64>,
-    /// What a new leader found in the work queue and has yet to tell the planner.
-    pending_out: Vec<(TaskKey, u32)>,
     pauses_changed: bool,
     /// When the work queue is compared with the backlog again, in monotonic milliseconds.
     compare_at: u64,
     /// When the loop last came round, in monotonic milliseconds.
     acted_ms: u64,
-    missing: Option<act::Missing>,
-    /// Releases whose answer never came.
-    unsure: Vec<Ticket>,
-    absent: Option<act::Missing>,
+    doubts: Doubts,
     ready: bool,
+    trimmer: trim::Trimmer,
 }
 
 type Heartbeats = BoxStream<'static, Result<kv::Entry, kv::WatcherError>>;
@@ -82,30 +79,27 @@ pub(crate) async fn run(
     publisher: bus::Publisher,
     mut commands: Commands,
 ) -> anyhow::Result<()> {
-    let (planner, from) = snapshot::load(&ctx.bus).await.unzip();
-    let mut reader = open(&ctx, from).await?;
+    let (planner, mut reader) = begin(&ctx).await?;
     let cursor = reader.cursor();
     let mut lead = Lead {
         payloads: Payloads::new(ctx.bus.clone(), reader.stream()),
         dispatcher: Dispatcher::new(ctx.bus.clone()),
-        planner: planner.unwrap_or_default(),
+        planner,
         publisher,
         lease,
         metrics: Metrics::new(),
         cursor,
         born: Instant::now(),
-        leads_at: None,
-        leading: false,
+        office: Office::default(),
         stored_at: cursor.sequence,
+        saved_at: cursor.sequence,
         folded: commands.folded.clone(),
-        pending_out: Vec::new(),
         pauses_changed: false,
         compare_at: 0,
         acted_ms: 0,
-        missing: None,
-        unsure: Vec::new(),
-        absent: None,
+        doubts: Doubts::default(),
         ready: false,
+        trimmer: trim::Trimmer::default(),
         config,
         ctx,
     };
@@ -144,10 +138,37 @@ pub(crate) async fn run(
         }
         lead.act().await;
     }
-    if lead.leading {
+    if lead.office.leads() {
         lead.save().await;
     }
     Ok(())
+}
+
+/// Goes on from the snapshot; or from the floor of the log with what was carried over it; or from
+/// the beginning.
+async fn begin(ctx: &Context) -> anyhow::Result<(Planner, Reader)> {
+    if let Some((planner, cursor)) = snapshot::load(&ctx.bus).await {
+        match open(ctx, Some(cursor)).await {
+            Ok(reader) => return Ok((planner, reader)),
+            Err(error @ ReadError::Gap { .. }) => {
+                tracing::warn!(error = describe(&error), "the snapshot is of no use");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let Some(cut) = bus::trim::last(&ctx.bus).await? else {
+        return Ok((Planner::default(), open(ctx, None).await?));
+    };
+    let mut planner = Planner::begin_at(&cut.trimmed);
+    let cursor = bus::trim::carried(&ctx.bus, &cut, |at, key, event| {
+        if let Kind::Carried(carried) = &event.kind {
+            planner.preload(at, key, carried);
+        }
+    })
+    .await?;
+    planner.preloaded();
+    tracing::info!(floor = cut.trimmed.floor, open = planner.open_tasks(), "begins at the floor");
+    Ok((planner, open(ctx, Some(cursor)).await?))
 }
 
 /// Opens the log, for as long as that is a matter of time.
@@ -198,7 +219,7 @@ impl Lead {
     }
 
     fn until_next_alarm(&self) -> Duration {
-        if !self.leading {
+        if !self.office.leads() {
             return TICK;
         }
         let now = self.ctx.clock.now();
@@ -207,31 +228,30 @@ impl Lead {
 
     /// The lease came or went.
     async fn lead_or_follow(&mut self, leads: bool) {
-        self.leading = false;
         self.metrics.leads(false);
-        self.leads_at = None;
-        self.unsure.clear();
-        (self.absent, self.missing) = (None, None);
-        self.planner.follow();
-        if !leads {
+        self.trimmer = trim::Trimmer::default();
+        self.doubts.clear();
+        self.office.lease(leads, &mut self.planner);
+        self.take_over().await;
+    }
+
+    /// Makes the work queue this leader's, reads what is out, and learns how far the log must be
+    /// folded.
+    async fn take_over(&mut self) {
+        if !self.office.must_take_over() {
             return;
         }
-        match self.take_over().await {
-            Ok(last) => self.leads_at = Some(last),
+        match self.dispatcher.take(&office::TAKE_OVER).await {
+            Ok(sight) => {
+                let (out, folded) = (sight.out.len(), self.cursor.sequence);
+                tracing::info!(out, last = sight.last, folded, "taking over");
+                self.office.took_over(sight);
+            }
             Err(error) => {
                 // The lease goes on; the next pass tries again.
                 tracing::warn!(error = format!("{error:#}"), "failed to take over the work queue");
             }
         }
-    }
-
-    /// Fences the work queue, reads back what is out, and learns how far the log must be folded.
-    async fn take_over(&mut self) -> anyhow::Result<u64> {
-        let out = self.dispatcher.take_over().await?;
-        let last = streams::last_sequence(&self.ctx.bus).await?;
-        tracing::info!(out = out.len(), last, folded = self.cursor.sequence, "taking over");
-        self.pending_out = out;
-        Ok(last)
     }
 
     fn fold(&mut self, batch: Vec<Message>) -> anyhow::Result<()> {
@@ -281,7 +301,7 @@ impl Lead {
         match heartbeat::decode(&entry.value) {
             Ok(beat) => {
                 let stopping = self.planner.heard(beat, now_ms);
-                if self.leading && !stopping.is_empty() {
+                if self.office.leads() && !stopping.is_empty() {
                     self.stop(stopping, "the task is to be cancelled").await;
                 }
             }
@@ -298,23 +318,15 @@ impl Lead {
         }
         self.acted_ms = now_ms;
         self.planner.tick(now, now_ms);
-        if let Some(last) = self.leads_at
-            && self.cursor.sequence >= last
-        {
-            self.leads_at = None;
-            self.leading = true;
+        if self.office.caught_up(self.cursor.sequence, &mut self.planner, now, now_ms) {
             self.metrics.leads(true);
-            for (key, attempt) in std::mem::take(&mut self.pending_out) {
-                self.planner.is_out(key, attempt, now_ms);
-            }
-            self.planner.lead(now, now_ms);
             self.pauses_changed = true;
             tracing::info!(open = self.planner.open_tasks(), "leading");
         }
         self.report_ready();
-        if !self.leading {
-            if self.leads_at.is_none() && self.lease.is_held() {
-                self.lead_or_follow(true).await;
+        if !self.office.leads() {
+            if self.lease.is_held() {
+                self.take_over().await;
             }
             return;
         }
@@ -328,10 +340,11 @@ impl Lead {
             self.compare_at = now_ms + COMPARE_EVERY_MS;
             self.compare().await;
         }
-        self.give_up_missing();
+        self.doubts.settle(&mut self.planner, self.cursor.sequence);
         if std::mem::take(&mut self.pauses_changed) {
             self.pauses_changed = !self.apply_pauses().await;
         }
+        self.trim().await;
         if self.cursor.sequence >= self.stored_at + self.config.snapshot_every_messages {
             self.save().await;
         }
@@ -339,12 +352,12 @@ impl Lead {
 
     /// Whether this process decides: it leads, has caught up, and its lease is fresh.
     pub(crate) fn decides(&self) -> bool {
-        self.leading && self.lease.is_held()
+        self.office.leads() && self.lease.is_held()
     }
 
     /// Ready is a scheduler that leads, or that sees another one lead.
     fn report_ready(&mut self) {
-        let ready = self.leading || self.lease.another_leads();
+        let ready = self.office.leads() || self.lease.another_leads();
         if ready != self.ready {
             self.ready = ready;
             if ready {
@@ -358,10 +371,16 @@ impl Lead {
     }
 
     async fn save(&mut self) {
+        if !self.planner.is_settled() {
+            return;
+        }
         self.stored_at = self.cursor.sequence;
         let stored = snapshot::stored(&self.planner, self.cursor);
-        if let Err(error) = snapshot::save(&self.ctx.bus, stored).await {
-            tracing::warn!(error = format!("{error:#}"), "failed to store a snapshot");
+        match snapshot::save(&self.ctx.bus, stored).await {
+            Ok(()) => self.saved_at = self.cursor.sequence,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "failed to store a snapshot");
+            }
         }
     }
 }

@@ -16,6 +16,8 @@ use common::limits;
 use runtime::Context;
 use tokio::{sync::watch, time::Instant};
 
+use crate::office;
+
 const KEY: &str = "scheduler";
 
 /// Whether this process leads, and since which epoch.
@@ -49,8 +51,7 @@ impl Lease {
     /// Whether the lease is fresh enough to act on.
     pub(crate) fn is_held(&self) -> bool {
         let renewed = self.renewed_ms.load(Ordering::Acquire);
-        let age = self.now_ms().saturating_sub(renewed);
-        renewed > 0 && self.epoch.borrow().is_some() && age <= limits::LEASE.as_millis() as u64 / 2
+        renewed > 0 && self.epoch.borrow().is_some() && office::is_fresh(renewed, self.now_ms())
     }
 
     /// Whether somebody else was seen to renew the lease.
@@ -76,7 +77,8 @@ impl Lease {
 /// What a standby knows of the holder.
 struct Seen {
     revision: u64,
-    at: Instant,
+    /// In milliseconds of the lease's own clock.
+    at_ms: u64,
 }
 
 /// Keeps the lease, or waits for it, until shutdown; then gives it up.
@@ -147,9 +149,9 @@ async fn step(
     let free = entry.is_none_or(|e| e.operation != kv::Operation::Put);
     if seen.as_ref().is_none_or(|s| s.revision != revision) {
         lease.another_leads.store(seen.is_some() && !free, Ordering::Release);
-        *seen = Some(Seen { revision, at: Instant::now() });
+        *seen = Some(Seen { revision, at_ms: lease.now_ms() });
     }
-    let lapsed = seen.as_ref().is_some_and(|s| s.at.elapsed() > limits::LEASE);
+    let lapsed = seen.as_ref().is_some_and(|s| office::has_lapsed(s.at_ms, lease.now_ms()));
     if free || lapsed {
         lease.another_leads.store(false, Ordering::Release);
     }

@@ -4,7 +4,8 @@
 //! `EXECUTIONS` in an order that it can explain. One leader decides; standbys fold all the time, so
 //! that they know everything when they take over.
 //!
-//! What decides is pure: [`plan`] with [`queue`], [`graph`], [`workers`] and [`why`]. The shell
+//! What decides is pure: [`plan`] with [`queue`], [`graph`], [`workers`], [`verdict`], [`office`],
+//! [`outgoing`], [`orders`] and [`why`]. The shell
 //! around it fetches, calls it and applies. The scheduler has no database, never runs user work,
 //! and ends no attempt that a worker still holds.
 
@@ -14,13 +15,19 @@ pub mod graph;
 mod lead;
 mod lease;
 mod metrics;
+pub mod office;
+pub mod orders;
+pub mod outgoing;
 mod payload;
 pub mod plan;
 pub mod queue;
 mod snapshot;
-mod verdict;
+pub mod trim;
+pub mod verdict;
 pub mod why;
 pub mod workers;
+
+use std::time::Duration;
 
 use common::limits;
 use runtime::Context;
@@ -32,11 +39,20 @@ pub struct Config {
     pub snapshot_every_messages: u64,
     /// Released-but-unfinished tasks of one queue, at most.
     pub window_max: u32,
+    /// How long the log keeps what is over, while its size allows.
+    pub history_age: Duration,
+    /// Finished tasks that are remembered, at most; above it the log is trimmed.
+    pub finished_tasks_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { snapshot_every_messages: 20_000, window_max: limits::WINDOW_MAX }
+        Self {
+            snapshot_every_messages: 20_000,
+            window_max: limits::WINDOW_MAX,
+            history_age: limits::HISTORY_AGE,
+            finished_tasks_max: limits::FINISHED_TASKS_MAX,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use opentelemetry::{
 pub(crate) struct Metrics {
     released: Counter<u64>,
     leading: Gauge<u64>,
+    intake: Gauge<u64>,
 }
 
 impl Metrics {
@@ -21,11 +22,19 @@ impl Metrics {
             .u64_gauge("jetmill_scheduler_leading")
             .with_description("1 while this scheduler decides, 0 while it stands by")
             .build();
-        Self { released, leading }
+        let intake = meter
+            .u64_gauge("jetmill_scheduler_intake_open")
+            .with_description("1 while the log takes new work, 0 while it does not")
+            .build();
+        Self { released, leading, intake }
     }
 
     pub(crate) fn released(&self, attempts: usize) {
         self.released.add(attempts as u64, &[]);
+    }
+
+    pub(crate) fn intake(&self, open: bool) {
+        self.intake.record(open.into(), &[]);
     }
 
     pub(crate) fn leads(&self, leading: bool) {

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use bus::{Bus, Message};
 use common::{
     event::{Event, Kind, TaskEvent},
+    id::{TaskId, Tenant},
     limits,
     task::TaskSpec,
     time::Timestamp,
@@ -26,6 +27,12 @@ const FETCHED_MAX: usize = 16;
 pub(crate) struct Payload {
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) created_at: Timestamp,
+}
+
+/// Whose task an event is about, and when the log took it.
+pub(crate) struct Report {
+    pub(crate) names: (Tenant, TaskId),
+    pub(crate) at: Timestamp,
 }
 
 /// Submissions by task.
@@ -70,17 +77,31 @@ impl Payloads {
         if let Some((payload, _)) = self.kept.get(&ticket) {
             return Ok(payload.clone());
         }
-        let message = if let Some(message) = self.fetched.iter().find(|m| m.sequence == sequence) {
-            message.clone()
-        } else {
-            let message = fetch(&self.bus, self.stream, sequence).await?;
-            if self.fetched.len() == FETCHED_MAX {
-                self.fetched.pop_front();
-            }
-            self.fetched.push_back(message.clone());
-            message
-        };
+        let message = self.message(sequence).await?;
         payload(&message, index)
+    }
+
+    /// Whose task the event at this place of the log is about, and when the log took it.
+    pub(crate) async fn report(&mut self, sequence: u64, index: u32) -> anyhow::Result<Report> {
+        let message = self.message(sequence).await?;
+        match message.items.get(index as usize) {
+            Some(Ok(Event::Task(TaskEvent { tenant, id, .. }))) => {
+                Ok(Report { names: (tenant.clone(), id.clone()), at: message.at })
+            }
+            _ => anyhow::bail!("item {index} of message {sequence} is about no task"),
+        }
+    }
+
+    async fn message(&mut self, sequence: u64) -> anyhow::Result<Arc<Message>> {
+        if let Some(message) = self.fetched.iter().find(|m| m.sequence == sequence) {
+            return Ok(message.clone());
+        }
+        let message = fetch(&self.bus, self.stream, sequence).await?;
+        if self.fetched.len() == FETCHED_MAX {
+            self.fetched.pop_front();
+        }
+        self.fetched.push_back(message.clone());
+        Ok(message)
     }
 }
 
@@ -93,6 +114,10 @@ fn payload(message: &Message, index: u32) -> anyhow::Result<Payload> {
     match message.items.get(index as usize) {
         Some(Ok(Event::Task(TaskEvent { kind: Kind::Created(spec), .. }))) => {
             Ok(Payload { spec: Arc::new((**spec).clone()), created_at: message.at })
+        }
+        Some(Ok(Event::Task(TaskEvent { kind: Kind::Carried(carried), .. }))) => {
+            let spec = carried.spec.as_ref().context("it was carried without a submission")?;
+            Ok(Payload { spec: Arc::new((**spec).clone()), created_at: carried.created_at })
         }
         _ => anyhow::bail!("item {index} of message {} is no submission", message.sequence),
     }

@@ -8,7 +8,9 @@
 //! Nothing here reads a clock: `now` is the wall's time, for delays and timeouts; `now_ms` is a
 //! monotonic count of milliseconds, for heartbeats and pace.
 
+mod carry;
 mod decide;
+mod entries;
 mod fold;
 mod store;
 mod watch;
@@ -25,7 +27,9 @@ use common::{
     time::Timestamp,
 };
 
+use self::entries::{Entries, Tombstones};
 pub use self::{
+    carry::Pass,
     decide::Release,
     fold::Folded,
     store::{Stored, StoredTask},
@@ -34,6 +38,7 @@ pub use self::{
 use crate::{
     graph::Graph,
     queue::{Queue, window},
+    trim::Marks,
     workers::{Service, Workers},
 };
 
@@ -83,11 +88,11 @@ pub enum Decision {
 }
 
 /// An open task.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its identity.
     pub key: TaskKey,
-    /// Where its creation lies in the log.
+    /// Where its submission lies in the log.
     pub sequence: u64,
     /// Which item of that message it is.
     pub index: u32,
@@ -105,25 +110,30 @@ pub struct Entry {
     pub alone: bool,
     queue: u32,
     kind: u16,
-    generation: u32,
 }
 
 /// A task that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tombstone {
-    /// Where its creation lies in the log.
+    /// Where its submission lies in the log.
     pub sequence: u64,
     /// Which item of that message it is.
     pub index: u32,
+    /// Where the log first mentioned it.
+    pub created: (u64, u32),
+    /// The message that ended it.
+    pub ended: u64,
+    /// The last message that would be read otherwise by who does not know of it.
+    pub used: u64,
     /// How it ended.
     pub phase: Phase,
 }
 
 /// A task, open or over.
 #[derive(Clone, Copy, Debug)]
-pub enum Found<'a> {
+pub enum Found {
     /// Still open.
-    Open(Ticket, &'a Entry),
+    Open(Ticket, Entry),
     /// Over.
     Over(Tombstone),
 }
@@ -157,10 +167,20 @@ struct Durations {
 /// The backlog and what is known about those who work it off.
 #[derive(Debug, Default)]
 pub struct Planner {
-    entries: Vec<Entry>,
-    free: Vec<u32>,
-    open: HashMap<TaskKey, u32>,
-    over: HashMap<TaskKey, Tombstone>,
+    entries: Entries,
+    over: Tombstones,
+    /// What was carried into the part of the log that is read.
+    carried: HashMap<u32, carry::Carriage>,
+    /// Finished tasks that were carried since the log was last cut, and as of which message.
+    carried_over: HashMap<TaskKey, u64>,
+    /// How far the state of tasks that were known before their part of the log was read goes.
+    known: HashMap<TaskKey, u64>,
+    /// The same of the pauses.
+    pauses_known: u64,
+    /// The first message that the log counts.
+    floor: u64,
+    /// How the log grew.
+    marks: Marks,
     graph: Graph,
     queues: Vec<(QueueName, Queue)>,
     queue_ids: HashMap<QueueName, u32>,
@@ -183,19 +203,13 @@ pub struct Planner {
 
 impl Planner {
     /// The task with this key.
-    pub fn find(&self, key: TaskKey) -> Option<Found<'_>> {
-        if let Some(slot) = self.open.get(&key) {
-            let entry = self.entries.get(*slot as usize)?;
-            return Some(Found::Open(Ticket { slot: *slot, generation: entry.generation }, entry));
-        }
-        self.over.get(&key).map(|tombstone| Found::Over(*tombstone))
+    pub fn find(&self, key: TaskKey) -> Option<Found> {
+        entries::find(&self.entries, &self.over, key)
     }
 
     /// The task that a ticket is for, if it is still open.
-    pub fn entry(&self, ticket: Ticket) -> Option<&Entry> {
-        let entry = self.entries.get(ticket.slot as usize)?;
-        (entry.generation == ticket.generation && self.open.get(&entry.key) == Some(&ticket.slot))
-            .then_some(entry)
+    pub fn entry(&self, ticket: Ticket) -> Option<Entry> {
+        self.entries.get(ticket)
     }
 
     /// The queue of a task.
@@ -246,14 +260,19 @@ impl Planner {
     /// Tasks that would be released before this one, if it is ready.
     pub fn ahead(&self, ticket: Ticket) -> Option<u64> {
         let entry = self.entry(ticket)?;
-        let (_, queue) = self.queue_of(entry);
+        let (_, queue) = self.queue_of(&entry);
         let before = queue.ahead(entry.priority).take_while(|(_, other)| *other != ticket);
         Some(before.filter(|(priority, other)| self.is_ready(*other, *priority)).count() as u64)
     }
 
     /// How many open tasks there are.
     pub fn open_tasks(&self) -> usize {
-        self.open.len()
+        self.entries.len()
+    }
+
+    /// How many finished tasks are remembered.
+    pub fn finished_tasks(&self) -> usize {
+        self.over.len()
     }
 
     /// The window of a queue as it is now.
@@ -263,11 +282,6 @@ impl Planner {
 
     fn is_ready(&self, ticket: Ticket, priority: u8) -> bool {
         self.entry(ticket).is_some_and(|e| e.place == Place::Ready && e.priority == priority)
-    }
-
-    fn entry_mut(&mut self, ticket: Ticket) -> Option<&mut Entry> {
-        self.entry(ticket)?;
-        self.entries.get_mut(ticket.slot as usize)
     }
 
     fn queue_mut(&mut self, id: u32) -> &mut Queue {
@@ -286,9 +300,8 @@ impl Planner {
 
     /// Moves a task and keeps its queue's counts.
     fn place(&mut self, ticket: Ticket, place: Place) {
-        let Some(entry) = self.entry_mut(ticket) else { return };
-        let (before, queue, priority) = (entry.place, entry.queue, entry.priority);
-        entry.place = place;
+        let Some(Entry { place: before, queue, priority, .. }) = self.entry(ticket) else { return };
+        self.entries.update(ticket, |entry| entry.place = place);
         let queue = self.queue_mut(queue);
         match before {
             Place::External => {}
@@ -313,11 +326,11 @@ impl Planner {
 
     fn decide(&mut self, ticket: Ticket, decision: Decision) {
         let leading = self.leading_since.is_some();
-        let Some(entry) = self.entry_mut(ticket) else { return };
+        let Some(entry) = self.entry(ticket) else { return };
         if entry.deciding == Some(decision) {
             return;
         }
-        entry.deciding = Some(decision);
+        self.entries.update(ticket, |entry| entry.deciding = Some(decision));
         let released = matches!(entry.place, Place::Released(_));
         if !released && entry.place != Place::External {
             self.place(ticket, Place::Waiting);
@@ -328,5 +341,7 @@ impl Planner {
     }
 }
 
+#[cfg(test)]
+mod carry_tests;
 #[cfg(test)]
 mod tests;

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Who says so.
-pub(crate) const ACTOR: &str = "scheduler";
+pub const ACTOR: &str = "scheduler";
 
 /// The event of a decision about one task. `random` is in `0..1`.
-pub(crate) fn event(
+pub fn event(
     planner: &Planner,
     (ticket, entry): (Ticket, &Entry),
     spec: &TaskSpec,
@@ -99,7 +99,7 @@ fn failure(attempt: u32, cause: Cause, code: &str, message: String) -> Kind {
 }
 
 /// What a waiting client hears of an event that ends its task; `None` for any other event.
-pub(crate) fn outcome(event: &TaskEvent) -> Option<pb::Outcome> {
+pub fn outcome(event: &TaskEvent) -> Option<pb::Outcome> {
     let (state, cause, error, attempt) = match &event.kind {
         Kind::Failed(b) => (pb::TaskState::Failed, b.cause(), b.error.clone(), b.attempt),
         Kind::Cancelled(b) => {
@@ -121,7 +121,8 @@ pub(crate) fn outcome(event: &TaskEvent) -> Option<pb::Outcome> {
         | Kind::Returned(_)
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
-        | Kind::Expedited(_) => return None,
+        | Kind::Expedited(_)
+        | Kind::Carried(_) => return None,
     };
     Some(pb::Outcome {
         tenant: event.tenant.to_string(),

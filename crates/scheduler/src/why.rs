@@ -25,7 +25,7 @@ pub fn why(
 ) -> Option<pb::WhyResponse> {
     let task_id = spec.as_pb().task_id.clone();
     let (ticket, entry) = match planner.find(key)? {
-        Found::Open(ticket, entry) => (ticket, *entry),
+        Found::Open(ticket, entry) => (ticket, entry),
         Found::Over(end) => {
             let message = format!("it is over: {}", state_word(end.phase.state()));
             let hint = format!(

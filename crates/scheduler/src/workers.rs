@@ -68,7 +68,10 @@ impl Workers {
     pub fn lapsed(&self, now_ms: u64) -> Vec<String> {
         let lost_after = limits::WORKER_LOST_AFTER.as_millis() as u64;
         let lapsed = |w: &Worker| now_ms.saturating_sub(w.heard_ms) > lost_after;
-        self.0.iter().filter(|(_, w)| lapsed(w)).map(|(name, _)| name.clone()).collect()
+        let gone = self.0.iter().filter(|(_, w)| lapsed(w)).map(|(name, _)| name.clone());
+        let mut gone = gone.collect::<Vec<_>>();
+        gone.sort_unstable();
+        gone
     }
 
     /// Whether a worker lives.

@@ -7,10 +7,11 @@
 //!
 //! It does not decide what follows an attempt: `lifecycle::after` does, by way of `attempt`.
 
-mod attempt;
+pub mod attempt;
 mod builder;
 mod context;
 mod control;
+pub mod delivery;
 mod engine;
 mod execution;
 mod executor;

@@ -34,8 +34,26 @@ fn event(word: &str, attempt: u32, cause: Cause) -> Kind {
         "cancel_requested" => Kind::CancelRequested(pb::CancelRequested::default()),
         "reprioritised" => Kind::Reprioritised(pb::Reprioritised { priority: 7 }),
         "expedited" => Kind::Expedited(pb::Expedited {}),
+        "carried" => Kind::Carried(Box::new(carried())),
         "created" => created(SHELL),
         other => unreachable!("no event {other:?}"),
+    }
+}
+
+fn carried() -> crate::event::Carried {
+    let Kind::Created(spec) = created(SHELL) else { unreachable!("a creation") };
+    crate::event::Carried {
+        place: (7, 0),
+        created_at: crate::time::Timestamp::from_micros(1),
+        as_of: 9,
+        state: State::created(false),
+        due: crate::time::Timestamp::default(),
+        priority: 5,
+        alone: false,
+        worker: String::new(),
+        waits_on: vec![0],
+        spec: Some(spec),
+        ended_at: 0,
     }
 }
 

@@ -170,8 +170,10 @@ fn report(word: &str, mut object: Object) -> Result<pb::Event, NotAnEvent> {
         "cancel_requested" => Body::CancelRequested(body(o, "CancelRequested")?),
         "reprioritised" => Body::Reprioritised(body(o, "Reprioritised")?),
         "expedited" => Body::Expedited(body(o, "Expedited")?),
+        "carried" => Body::Carried(Box::new(body(o, "Carried")?)),
         "paused" => Body::Paused(body(o, "Paused")?),
         "resumed" => Body::Resumed(body(o, "Resumed")?),
+        "trimmed" => Body::Trimmed(body(o, "Trimmed")?),
         _ => return Err(NotAnEvent::UnknownInformational),
     };
     if let Some(metadata) = metadata {

@@ -54,6 +54,7 @@ fn usage() -> pb::ResourceUsage {
 }
 
 /// One body of every kind, with something in every field that matters.
+#[expect(clippy::too_many_lines, reason = "one of every kind")]
 fn bodies() -> Vec<Body> {
     let (attempt, worker, reason) = (3, "w-1".to_owned(), "because".to_owned());
     let text = |text: &str| Some(pb::Json { text: text.to_owned() });
@@ -121,14 +122,43 @@ fn bodies() -> Vec<Body> {
         Body::CancelRequested(pb::CancelRequested { reason: reason.clone() }),
         Body::Reprioritised(pb::Reprioritised { priority: 10 }),
         Body::Expedited(pb::Expedited {}),
-        Body::Paused(pb::Paused { queue: "gpu".into(), reason }),
+        Body::Carried(Box::new(carried())),
+        Body::Paused(pb::Paused { queue: "gpu".into(), reason: reason.clone() }),
         Body::Resumed(pb::Resumed { queue: String::new() }),
+        Body::Trimmed(pb::Trimmed {
+            floor: 12,
+            as_of: 34,
+            clock: started_at,
+            pauses: vec![pb::Paused { queue: String::new(), reason }],
+        }),
     ]
 }
 
+fn carried() -> pb::Carried {
+    pb::Carried {
+        sequence: 3,
+        index: 1,
+        created_at: Some(Timestamp::from_unix(5, 0).into()),
+        as_of: 40,
+        state: pb::TaskState::Failed as i32,
+        cause: pb::Cause::Timeout as i32,
+        ended: 2,
+        tries: 2,
+        losses: 1,
+        cancel_requested: true,
+        due: Some(Timestamp::from_unix(6, 0).into()),
+        priority: 9,
+        alone: true,
+        worker: "w".into(),
+        waits_on: vec![0, 2],
+        ended_sequence: 39,
+        ..pb::Carried::default()
+    }
+}
+
 fn message(body: Body) -> pb::Event {
-    let task = !matches!(body, Body::Created(_) | Body::Paused(_) | Body::Resumed(_));
-    let about_policy = matches!(body, Body::Paused(_) | Body::Resumed(_));
+    let about_policy = is_policy(&body);
+    let task = !about_policy && !matches!(body, Body::Created(_));
     let informational = matches!(body, Body::Progress(_) | Body::Snapshot(_));
     let text = |yes: bool, text: &str| if yes { text.to_owned() } else { String::new() };
     pb::Event {
@@ -143,12 +173,12 @@ fn message(body: Body) -> pb::Event {
     }
 }
 
+fn is_policy(body: &Body) -> bool {
+    matches!(body, Body::Paused(_) | Body::Resumed(_) | Body::Trimmed(_))
+}
+
 fn subject_of(body: &Body) -> String {
-    if matches!(body, Body::Paused(_) | Body::Resumed(_)) {
-        subject::policy(body_word(body))
-    } else {
-        subject::event(body_word(body))
-    }
+    if is_policy(body) { subject::policy(body_word(body)) } else { subject::event(body_word(body)) }
 }
 
 #[test]

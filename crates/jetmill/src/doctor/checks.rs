@@ -120,7 +120,7 @@ fn log(info: &async_nats::jetstream::stream::Info) -> Finding {
         table::bytes(wall),
         if copies == 1 { "copy" } else { "copies" }
     );
-    let nearly_full = wall / 100 * limits::LOG_NEARLY_FULL_PERCENT;
+    let nearly_full = wall / 100 * limits::INTAKE_CLOSES_PERCENT;
     let help = "a full log refuses new work: give it more with `nats stream edit TASKS --max-bytes=…` \
                 (nats.log_bytes_max counts only when it is made)";
     match used {

@@ -4,33 +4,18 @@ use common::{
     error::{ApiError, ErrorCode},
     event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
     id::{QueueName, TaskId, TaskKey, Tenant},
-    lifecycle::{Phase, state_word},
+    lifecycle::Phase,
     pb, subject,
 };
 
-use super::{Change, Changed, Command};
+use super::{Changed, Command};
 use crate::{
     lead::Lead,
-    plan::{Decision, Entry, Found, Place, Stopping, Ticket},
+    orders::{self, Change, Step, Then},
+    plan::{Found, Stopping},
     verdict, why,
     workers::Held,
 };
-
-/// What is to be done about one task.
-enum Step {
-    Answer(Changed),
-    Publish { kind: Kind, result: &'static str, then: Then },
-}
-
-/// What follows once the event is in the log.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Then {
-    Nothing,
-    /// The task is held back until its end comes back through the log.
-    Held(Ticket, Option<Decision>),
-    /// Its attempt is withdrawn or told to stop.
-    Stop(Ticket),
-}
 
 impl Lead {
     pub(crate) async fn obey(&mut self, command: Command) {
@@ -73,15 +58,16 @@ impl Lead {
     ) -> Result<Vec<Changed>, ApiError> {
         let (mut answers, mut events, mut thens) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
-            match self.step(tenant, &id, change) {
-                Step::Answer(changed) => answers.push(changed),
+            match orders::step(&self.planner, TaskKey::new(tenant, &id), change) {
+                Step::Answer(result, reason) => answers.push(done(&id, result, &reason)),
+                Step::Over(end) => answers.push(Changed::Over(id, end)),
                 Step::Publish { kind, result, then } => {
-                    let then = match then {
-                        Then::Held(ticket, _) => Then::Held(ticket, self.planner.hold(ticket)),
-                        Then::Nothing | Then::Stop(_) => then,
+                    let before = match then {
+                        Then::Hold(ticket) => self.planner.hold(ticket),
+                        Then::Nothing | Then::Stop(_) => None,
                     };
                     answers.push(done(&id, result, ""));
-                    thens.push((answers.len() - 1, then));
+                    thens.push((answers.len() - 1, then, before));
                     events.push(TaskEvent::new(tenant.clone(), id, actor, kind));
                 }
             }
@@ -91,15 +77,15 @@ impl Lead {
         let sequence = match published {
             Ok(sequence) => sequence,
             Err(error) => {
-                for (_, then) in thens {
-                    if let Then::Held(ticket, before) = then {
+                for (_, then, before) in thens {
+                    if let Then::Hold(ticket) = then {
                         self.planner.unhold(ticket, before);
                     }
                 }
                 return Err(error.into());
             }
         };
-        for ((place, then), event) in thens.into_iter().zip(&events) {
+        for ((place, then, _), event) in thens.into_iter().zip(&events) {
             if let Some(Changed::Done(change)) = answers.get_mut(place) {
                 change.sequence = sequence;
             }
@@ -108,44 +94,12 @@ impl Lead {
         Ok(answers)
     }
 
-    fn step(&self, tenant: &Tenant, id: &TaskId, change: &Change) -> Step {
-        let answer = |result, reason: &str| Step::Answer(done(id, result, reason));
-        match self.planner.find(TaskKey::new(tenant, id)) {
-            None => answer("refused", "there is no such task"),
-            Some(Found::Over(end)) => match change {
-                Change::Retry => Step::Answer(Changed::Over(id.clone(), end)),
-                Change::Cancel { .. } | Change::Reprioritise { .. } => {
-                    answer("unchanged", &format!("it is over: {}", state_word(end.phase.state())))
-                }
-            },
-            Some(Found::Open(ticket, entry)) => match change {
-                Change::Cancel { reason } => cancel(ticket, entry, reason),
-                Change::Retry if entry.place != Place::Waiting => {
-                    answer("unchanged", "nothing delays it")
-                }
-                Change::Retry => Step::Publish {
-                    kind: Kind::Expedited(pb::Expedited {}),
-                    result: "retrying_now",
-                    then: Then::Nothing,
-                },
-                Change::Reprioritise { priority } if entry.priority == *priority => {
-                    answer("unchanged", "it has this priority")
-                }
-                Change::Reprioritise { priority } => Step::Publish {
-                    kind: Kind::Reprioritised(pb::Reprioritised { priority: i32::from(*priority) }),
-                    result: "reprioritised",
-                    then: Then::Nothing,
-                },
-            },
-        }
-    }
-
     async fn follow_up(&mut self, then: Then, event: &TaskEvent) {
         match then {
             Then::Nothing => {}
-            Then::Held(ticket, _) => {
+            Then::Hold(ticket) => {
                 let Some(outcome) = verdict::outcome(event) else { return };
-                let Some(entry) = self.planner.entry(ticket).copied() else { return };
+                let Some(entry) = self.planner.entry(ticket) else { return };
                 if let Ok(payload) = self.payloads.get(ticket, entry.sequence, entry.index).await {
                     let notify = payload.spec.as_pb().notify.clone();
                     if !notify.is_empty() {
@@ -154,7 +108,7 @@ impl Lead {
                 }
             }
             Then::Stop(ticket) => {
-                let Some(entry) = self.planner.entry(ticket).copied() else { return };
+                let Some(entry) = self.planner.entry(ticket) else { return };
                 let attempt = entry.state.attempt();
                 let held = Held {
                     tenant: event.tenant.to_string(),
@@ -241,23 +195,4 @@ fn done(id: &TaskId, result: &str, reason: &str) -> Changed {
         reason: reason.into(),
         ..pb::Change::default()
     })
-}
-
-fn cancel(ticket: Ticket, entry: &Entry, reason: &str) -> Step {
-    let at_once = |result| Step::Publish {
-        kind: Kind::Cancelled(Box::new(pb::Cancelled {
-            reason: reason.to_owned(),
-            ..pb::Cancelled::default()
-        })),
-        result,
-        then: Then::Held(ticket, None),
-    };
-    match entry.place {
-        Place::External | Place::Waiting | Place::Ready => at_once("cancelled"),
-        Place::Released(_) => Step::Publish {
-            kind: Kind::CancelRequested(pb::CancelRequested { reason: reason.to_owned() }),
-            result: "cancel_requested",
-            then: Then::Stop(ticket),
-        },
-    }
 }

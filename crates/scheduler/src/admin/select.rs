@@ -3,7 +3,7 @@
 use bus::{Bus, endpoint};
 use common::{error::ApiError, id::TaskId, limits, pb};
 
-use super::Change;
+use crate::orders::Change;
 
 /// Tasks that one change over a filter reaches, at most.
 const MATCHED_MAX: usize = 1_000_000;

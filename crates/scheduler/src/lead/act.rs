@@ -1,14 +1,13 @@
 //! What a leader does with the planner's answers: publishes decisions and releases, tells workers
 //! and waiting clients.
 
-use std::collections::HashSet;
-
 use common::{event::Event, pb, subject};
 use runtime::telemetry;
 
 use super::Lead;
 use crate::{
-    dispatch::{Outgoing, Released},
+    office::{self, Released},
+    outgoing::{self, Outgoing},
     plan::{Decision, Place, Release, Stopping, Ticket},
     verdict,
 };
@@ -19,12 +18,6 @@ const RELEASE_MAX: usize = 512;
 const DECIDE_MAX: usize = 256;
 /// An attempt that is out for this long and was not heard of is looked for.
 const SUSPECT_AFTER_MS: u64 = 60_000;
-
-/// Attempts that were not in the work queue when the log ended there.
-pub(super) struct Missing {
-    attempts: Vec<(Ticket, u32)>,
-    last: u64,
-}
 
 impl Lead {
     /// Tells workers to end attempts; they are told again at each heartbeat that lists one.
@@ -91,7 +84,7 @@ impl Lead {
         ticket: Ticket,
         decision: Decision,
     ) -> anyhow::Result<Option<(Event, Option<(String, pb::Outcome)>)>> {
-        let Some(entry) = self.planner.entry(ticket).copied() else { return Ok(None) };
+        let Some(entry) = self.planner.entry(ticket) else { return Ok(None) };
         let payload = self.payloads.get(ticket, entry.sequence, entry.index).await?;
         if decision == Decision::Cancel && matches!(entry.place, Place::Released(_)) {
             // It must not be delivered after its end.
@@ -158,11 +151,11 @@ impl Lead {
                 match outcome {
                     Released::Out => attempts += tickets.len(),
                     Released::Refused => refused.push(tickets),
-                    Released::Unknown => self.unsure.extend(tickets),
+                    Released::Unknown => self.doubts.unsure(tickets),
                 }
             }
             self.metrics.released(attempts);
-            if !refused.is_empty() || !self.unsure.is_empty() {
+            if !refused.is_empty() || self.doubts.is_unsure() {
                 self.take_back(refused);
                 return;
             }
@@ -176,27 +169,14 @@ impl Lead {
         }
     }
 
-    /// Finds out about releases whose answer never came. A new fence turns away what may still be
-    /// under way, and then the work queue says which of them it has. The others are ready again once
-    /// the log is folded up to here: an attempt that ran meanwhile has its end in it.
+    /// Finds out about releases whose answer never came. The others are ready again once the log is
+    /// folded up to here.
     pub(super) async fn find_out(&mut self) {
-        if self.unsure.is_empty() || self.absent.is_some() {
+        if !self.doubts.must_find_out() {
             return;
         }
-        let found = async {
-            let out = self.dispatcher.take_over().await?.into_iter().collect::<HashSet<_>>();
-            let last = bus::streams::last_sequence(&self.ctx.bus).await?;
-            anyhow::Ok((out, last))
-        };
-        match found.await {
-            Ok((out, last)) => {
-                let absent = std::mem::take(&mut self.unsure).into_iter().filter_map(|ticket| {
-                    let entry = self.planner.entry(ticket)?;
-                    let attempt = entry.state.attempt();
-                    (!out.contains(&(entry.key, attempt))).then_some((ticket, attempt))
-                });
-                self.absent = Some(Missing { attempts: absent.collect(), last });
-            }
+        match self.dispatcher.take(&office::TAKE_OVER).await {
+            Ok(sight) => self.doubts.found_out(&self.planner, &sight),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "the work queue does not answer");
             }
@@ -206,7 +186,7 @@ impl Lead {
     async fn outgoing(&mut self, release: &Release) -> anyhow::Result<Option<Outgoing>> {
         let mut items = Vec::with_capacity(release.tickets.len());
         for ticket in &release.tickets {
-            let Some(entry) = self.planner.entry(*ticket).copied() else { continue };
+            let Some(entry) = self.planner.entry(*ticket) else { continue };
             let payload = self.payloads.get(*ticket, entry.sequence, entry.index).await?;
             let spec = payload.spec.as_pb();
             let span = telemetry::task_span(
@@ -221,16 +201,8 @@ impl Lead {
             } else {
                 spec.traceparent.clone()
             };
-            items.push(pb::Execution {
-                tenant: spec.tenant.clone(),
-                task_id: spec.task_id.clone(),
-                attempt: entry.state.attempt(),
-                tries: entry.state.tries.into(),
-                queue: release.queue.to_string(),
-                spec: Some(spec.clone()),
-                traceparent,
-                created_at: Some(payload.created_at.into()),
-            });
+            let (queue, created_at) = (&release.queue, payload.created_at);
+            items.push(outgoing::item(&entry, queue, &payload.spec, traceparent, created_at));
         }
         Ok(Outgoing::new(&release.queue, items, release.json))
     }
@@ -243,36 +215,10 @@ impl Lead {
         if suspects.is_empty() {
             return;
         }
-        let compared = async {
-            let out = self.dispatcher.read_back().await?.into_iter().collect::<HashSet<_>>();
-            let last = bus::streams::last_sequence(&self.ctx.bus).await?;
-            anyhow::Ok((out, last))
-        };
-        match compared.await {
-            Ok((out, last)) => {
-                let missing = suspects
-                    .into_iter()
-                    .filter(|(_, key, attempt)| !out.contains(&(*key, *attempt)));
-                let missing = missing.map(|(ticket, _, attempt)| (ticket, attempt)).collect();
-                self.missing = Some(Missing { attempts: missing, last });
-            }
+        match self.dispatcher.take(&office::COMPARE).await {
+            Ok(sight) => self.doubts.compared(suspects, &sight),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "the work queue does not answer");
-            }
-        }
-    }
-
-    /// Gives up the missing attempts that have no end in what was the log when they were missed.
-    pub(super) fn give_up_missing(&mut self) {
-        if let Some(absent) = self.absent.take_if(|absent| absent.last <= self.cursor.sequence) {
-            for (ticket, attempt) in absent.attempts.into_iter().rev() {
-                self.planner.never_left(ticket, attempt);
-            }
-        }
-        if let Some(missing) = self.missing.take_if(|missing| missing.last <= self.cursor.sequence)
-        {
-            for (ticket, attempt) in missing.attempts {
-                self.planner.vanished(ticket, attempt);
             }
         }
     }

@@ -41,18 +41,18 @@ impl Planner {
         self.workers.all_heard(now_ms);
         self.decisions.clear();
         let timed = self.rare.iter().filter_map(|(slot, rare)| Some((*slot, rare.queue_timeout?)));
-        for (slot, timeout) in timed.collect::<Vec<_>>() {
+        let mut timed = timed.collect::<Vec<_>>();
+        timed.sort_unstable();
+        for (slot, timeout) in timed {
             let Some(ticket) = self.ticket(slot) else { continue };
             if let Some(rare) = self.rare.get_mut(&slot) {
                 rare.ready_since = Some(self.clock);
             }
             self.alarm(self.clock.after(timeout), ticket, Alarm::Queue);
         }
-        for (slot, entry) in (0..).zip(&self.entries) {
-            if let Some(decision) = entry.deciding
-                && self.open.get(&entry.key) == Some(&slot)
-            {
-                self.decisions.push_back((Ticket { slot, generation: entry.generation }, decision));
+        for (ticket, entry) in self.entries.iter() {
+            if let Some(decision) = entry.deciding {
+                self.decisions.push_back((ticket, decision));
             }
         }
     }
@@ -107,9 +107,9 @@ impl Planner {
             queue.compact(|ticket, priority| self.is_ready(ticket, priority));
             *self.queue_mut(id) = queue;
         }
-        if self.timers.len() > 2 * self.open.len() + STALE_TIMERS_MAX {
+        if self.timers.len() > 2 * self.entries.len() + STALE_TIMERS_MAX {
             let mut timers = std::mem::take(&mut self.timers);
-            timers.retain(|Reverse((_, ticket, _))| self.entry(*ticket).is_some());
+            timers.retain(|Reverse((_, ticket, _))| self.entries.is_open(*ticket));
             self.timers = timers;
         }
     }
@@ -120,7 +120,7 @@ impl Planner {
     }
 
     fn ring(&mut self, ticket: Ticket, alarm: Alarm) {
-        let Some(entry) = self.entry(ticket).copied() else { return };
+        let Some(entry) = self.entry(ticket) else { return };
         let idle = !matches!(entry.place, Place::Released(_)) && entry.deciding.is_none();
         match alarm {
             Alarm::Due => self.settle(ticket),
@@ -212,14 +212,12 @@ impl Planner {
 
     /// The release did not succeed: the task is ready again, first of its priority.
     pub fn unrelease(&mut self, ticket: Ticket) {
-        let Some(entry) = self.entry(ticket).copied() else { return };
+        let Some(entry) = self.entry(ticket) else { return };
         if !matches!(entry.place, Place::Released(_)) {
             return;
         }
         self.place(ticket, Place::Waiting);
-        if let Some(entry) = self.entry_mut(ticket) {
-            entry.place = Place::Ready;
-        }
+        self.entries.update(ticket, |entry| entry.place = Place::Ready);
         let queue = self.queue_mut(entry.queue);
         queue.waiting = queue.waiting.saturating_sub(1);
         queue.queued += 1;
@@ -242,18 +240,17 @@ impl Planner {
     /// Keeps a task from being released while its end, decided elsewhere, is on its way into the log.
     /// Returns what was to be decided about it before.
     pub fn hold(&mut self, ticket: Ticket) -> Option<Decision> {
-        let entry = self.entry_mut(ticket)?;
-        let before = entry.deciding.replace(Decision::Cancel);
+        let entry = self.entry(ticket)?;
+        self.entries.update(ticket, |entry| entry.deciding = Some(Decision::Cancel));
         if entry.place == Place::Ready {
             self.place(ticket, Place::Waiting);
         }
-        before
+        entry.deciding
     }
 
     /// The end did not get into the log: the task goes on as it was before [`Planner::hold`].
     pub fn unhold(&mut self, ticket: Ticket, before: Option<Decision>) {
-        let Some(entry) = self.entry_mut(ticket) else { return };
-        entry.deciding = before;
+        self.entries.update(ticket, |entry| entry.deciding = before);
         match before {
             Some(decision) => self.decisions.push_back((ticket, decision)),
             None => self.settle(ticket),

@@ -38,20 +38,25 @@ impl Planner {
     ) -> Folded {
         self.log_clock = self.log_clock.max(at);
         self.clock = self.clock.max(at);
+        self.marks.read(sequence, self.log_clock);
         match event {
             Event::Policy(event) => {
-                self.policy(&event.policy);
+                self.policy(sequence, &event.policy);
                 Folded { policy: true, ..Folded::default() }
             }
             Event::Task(event) => self.task((sequence, index), event, now_ms),
         }
     }
 
-    fn policy(&mut self, policy: &Policy) {
+    fn policy(&mut self, at: u64, policy: &Policy) {
         let (queue, reason) = match policy {
             Policy::Paused { queue, reason } => (queue, Some(reason.clone())),
             Policy::Resumed { queue } => (queue, None),
+            Policy::Trimmed(trimmed) => return self.trimmed(trimmed),
         };
+        if at <= self.pauses_known {
+            return;
+        }
         match queue {
             None => self.paused = reason,
             Some(name) => {
@@ -63,9 +68,19 @@ impl Planner {
 
     fn task(&mut self, at: (u64, u32), event: &TaskEvent, now_ms: u64) -> Folded {
         let key = TaskKey::new(&event.tenant, &event.id);
+        if self.is_known(key, at.0) {
+            return Folded::default();
+        }
         let known = match self.find(key) {
-            Some(Found::Over(_)) => return Folded::default(),
-            Some(Found::Open(ticket, entry)) => Some((ticket, *entry)),
+            Some(Found::Over(_)) => {
+                if let Kind::Carried(body) = &event.kind {
+                    self.carried_over(key, body);
+                } else {
+                    self.over.used(key, at.0);
+                }
+                return Folded::default();
+            }
+            Some(Found::Open(ticket, entry)) => Some((ticket, entry)),
             None => None,
         };
         let Ok(state) = lifecycle::apply(known.map(|(_, entry)| entry.state), &event.kind) else {
@@ -74,19 +89,21 @@ impl Planner {
         match (known, &event.kind) {
             (None, Kind::Created(spec)) => self.created(key, at, state, spec),
             (None, _) => self.stub(key, at, state),
-            (Some((ticket, _)), Kind::Created(_)) => {
+            (Some((ticket, entry)), Kind::Created(_)) => {
                 self.set_state(ticket, state);
+                self.described(ticket, &entry, at);
                 Folded::default()
             }
-            (Some(before), kind) => self.moved(before, state, kind, now_ms),
+            (Some(before), kind) => self.moved(before, state, (at, kind), now_ms),
         }
     }
 
     fn created(&mut self, key: TaskKey, at: (u64, u32), state: State, spec: &TaskSpec) -> Folded {
+        self.marks.created();
         let now = self.log_clock;
         let queue = self.queue_id(&spec.queue());
         let kind = self.kind_id(&spec.as_pb().task_type);
-        let ticket = self.insert(Entry {
+        let ticket = self.entries.insert(&Entry {
             key,
             sequence: at.0,
             index: at.1,
@@ -98,7 +115,6 @@ impl Planner {
             alone: false,
             queue,
             kind,
-            generation: 0,
         });
         if state.external {
             return Folded::default();
@@ -112,7 +128,7 @@ impl Planner {
             self.rare
                 .insert(ticket.slot, Rare { queue_timeout: timeouts.queue, ..Rare::default() });
         }
-        self.link(ticket, key, spec);
+        self.link(ticket, key, at.0, spec);
         if let Some(wait) = timeouts.dependency
             && self.graph.waits(ticket.slot).iter().any(|edge| self.find(edge.dependency).is_none())
         {
@@ -123,7 +139,7 @@ impl Planner {
     }
 
     /// Puts the edges of a new task into the graph, and decides those that are settled already.
-    fn link(&mut self, ticket: Ticket, key: TaskKey, spec: &TaskSpec) {
+    fn link(&mut self, ticket: Ticket, key: TaskKey, at: u64, spec: &TaskSpec) {
         if spec.as_pb().depends_on.is_empty() {
             return;
         }
@@ -132,20 +148,23 @@ impl Planner {
         for dependency in spec.depends_on() {
             let edge =
                 Edge { dependency: TaskKey::new(&tenant, &dependency.id), on: dependency.on };
-            match self.over.get(&edge.dependency) {
-                Some(end) => self.judge(ticket, edge.on, end.phase),
+            match self.over.get(edge.dependency) {
+                Some(end) => {
+                    self.over.used(edge.dependency, at);
+                    self.judge(ticket, edge.on, end.phase);
+                }
                 None if edges.contains(&edge) => {}
                 None => edges.push(edge),
             }
         }
-        if self.graph.closes_cycle(key, &edges, |key| self.open.get(&key).copied()) {
+        if self.graph.closes_cycle(key, &edges, |key| self.entries.find(key).map(|(t, _)| t.slot)) {
             self.decide(ticket, Decision::Cycle);
         } else {
             self.graph.wait(ticket, edges);
         }
     }
 
-    fn judge(&mut self, ticket: Ticket, on: common::task::On, end: Phase) {
+    pub(super) fn judge(&mut self, ticket: Ticket, on: common::task::On, end: Phase) {
         match graph::judge(on, end) {
             Verdict::Met => {}
             Verdict::Fail => self.decide(ticket, Decision::DependencyFailed),
@@ -156,7 +175,7 @@ impl Planner {
     /// A task that is known from a report only.
     fn stub(&mut self, key: TaskKey, at: (u64, u32), state: State) -> Folded {
         let queue = self.queue_id(&QueueName::parse(DEFAULT_QUEUE).expect("invariant: a token"));
-        let ticket = self.insert(Entry {
+        let ticket = self.entries.insert(&Entry {
             key,
             sequence: at.0,
             index: at.1,
@@ -168,10 +187,9 @@ impl Planner {
             alone: false,
             queue,
             kind: 0,
-            generation: 0,
         });
         if state.phase.is_terminal() {
-            self.end(ticket);
+            self.end(ticket, at.0);
         }
         Folded::default()
     }
@@ -181,7 +199,7 @@ impl Planner {
         &mut self,
         (ticket, before): (Ticket, Entry),
         state: State,
-        kind: &Kind,
+        (at, kind): ((u64, u32), &Kind),
         now_ms: u64,
     ) -> Folded {
         self.set_state(ticket, state);
@@ -194,17 +212,13 @@ impl Planner {
                 }
             }
             Kind::Reprioritised(body) => {
-                if let Some(entry) = self.entry_mut(ticket) {
-                    entry.priority = body.priority as u8;
-                }
+                self.entries.update(ticket, |entry| entry.priority = body.priority as u8);
                 if before.place == Place::Ready {
                     self.place(ticket, Place::Ready);
                 }
             }
             Kind::Expedited(_) => {
-                if let Some(entry) = self.entry_mut(ticket) {
-                    entry.due = Timestamp::default();
-                }
+                self.entries.update(ticket, |entry| entry.due = Timestamp::default());
                 self.settle(ticket);
             }
             Kind::Completed(body) => self.learn(before, body.duration, now_ms),
@@ -224,10 +238,10 @@ impl Planner {
                 self.set_alone(ticket);
                 self.holders.remove(&ticket.slot);
                 self.place(ticket, Place::Waiting);
-                let cancelled = state.cancel_requested;
-                self.decide(ticket, if cancelled { Decision::Cancel } else { Decision::AfterLoss });
+                self.verdict(ticket);
             }
             Kind::CancelRequested(_) => self.cancel_requested(ticket),
+            Kind::Carried(body) => self.carried(ticket, at, body),
             Kind::Created(_)
             | Kind::Progress(_)
             | Kind::Snapshot(_)
@@ -235,7 +249,7 @@ impl Planner {
             | Kind::Skipped(_) => {}
         }
         if state.phase.is_terminal() {
-            self.end(ticket);
+            self.end(ticket, at.0);
             return Folded { ended: Some(ticket), ..Folded::default() };
         }
         Folded::default()
@@ -244,10 +258,8 @@ impl Planner {
     /// An attempt ended and another may follow.
     fn again(&mut self, ticket: Ticket, due: Timestamp) {
         self.holders.remove(&ticket.slot);
-        let Some(entry) = self.entry_mut(ticket) else { return };
-        entry.due = due;
-        entry.deciding = None;
-        let cancelled = entry.state.cancel_requested;
+        let Some(cancelled) = self.entry(ticket).map(|e| e.state.cancel_requested) else { return };
+        self.entries.update(ticket, |entry| (entry.due, entry.deciding) = (due, None));
         self.place(ticket, Place::Waiting);
         if cancelled {
             self.decide(ticket, Decision::Cancel);
@@ -256,8 +268,14 @@ impl Planner {
         }
     }
 
+    /// An attempt was lost: decides what follows.
+    pub(super) fn verdict(&mut self, ticket: Ticket) {
+        let cancelled = self.entry(ticket).is_some_and(|e| e.state.cancel_requested);
+        self.decide(ticket, if cancelled { Decision::Cancel } else { Decision::AfterLoss });
+    }
+
     /// A request to end a task that is out is asked for again until nobody holds it.
-    fn cancel_requested(&mut self, ticket: Ticket) {
+    pub(super) fn cancel_requested(&mut self, ticket: Ticket) {
         let rare = self.rare.entry(ticket.slot).or_default();
         rare.cancel_asked = true;
         let check = self.clock.after(common::limits::HEARTBEAT_EVERY * 2);
@@ -265,24 +283,20 @@ impl Planner {
     }
 
     fn set_state(&mut self, ticket: Ticket, state: State) {
-        if let Some(entry) = self.entry_mut(ticket) {
-            let informational = entry.state == state;
-            entry.state = state;
-            if !informational {
-                entry.deciding = None;
+        self.entries.update(ticket, |entry| {
+            if entry.state != state {
+                (entry.state, entry.deciding) = (state, None);
             }
-        }
+        });
     }
 
     fn set_alone(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.entry_mut(ticket) {
-            entry.alone = true;
-        }
+        self.entries.update(ticket, |entry| entry.alone = true);
     }
 
     /// Makes a waiting task ready, if nothing holds it.
     pub(super) fn settle(&mut self, ticket: Ticket) {
-        let Some(entry) = self.entry(ticket).copied() else { return };
+        let Some(entry) = self.entry(ticket) else { return };
         let waits = entry.deciding.is_some()
             || entry.place != Place::Waiting
             || !matches!(entry.state.phase, Phase::Pending)
@@ -305,20 +319,18 @@ impl Planner {
     }
 
     /// The task is over: tells those who wait for it, and keeps a tombstone.
-    fn end(&mut self, ticket: Ticket) {
-        let Some(entry) = self.entry(ticket).copied() else { return };
+    pub(super) fn end(&mut self, ticket: Ticket, ended: u64) {
+        let Some(entry) = self.entry(ticket) else { return };
         self.place(ticket, Place::External);
         self.graph.forget(ticket);
         self.holders.remove(&ticket.slot);
         self.rare.remove(&ticket.slot);
-        self.open.remove(&entry.key);
+        let Entry { key, sequence, index, .. } = entry;
         let phase = entry.state.phase;
-        let tombstone = Tombstone { sequence: entry.sequence, index: entry.index, phase };
-        self.over.insert(entry.key, tombstone);
-        if let Some(entry) = self.entries.get_mut(ticket.slot as usize) {
-            entry.generation = entry.generation.wrapping_add(1);
-        }
-        self.free.push(ticket.slot);
+        let created = self.carried.remove(&ticket.slot).map_or((sequence, index), |c| c.created);
+        self.marks.ended();
+        self.over.insert(key, Tombstone { sequence, index, created, ended, used: ended, phase });
+        self.entries.remove(ticket);
         for (dependent, on) in self.graph.take_dependents(entry.key) {
             let left = self.graph.met(dependent.slot, entry.key);
             self.judge(dependent, on, phase);
@@ -326,21 +338,6 @@ impl Planner {
                 self.settle(dependent);
             }
         }
-    }
-
-    pub(super) fn insert(&mut self, mut entry: Entry) -> Ticket {
-        let slot = if let Some(slot) = self.free.pop() {
-            slot
-        } else {
-            self.entries.push(entry);
-            (self.entries.len() - 1) as u32
-        };
-        if let Some(place) = self.entries.get_mut(slot as usize) {
-            entry.generation = place.generation;
-            *place = entry;
-        }
-        self.open.insert(entry.key, slot);
-        Ticket { slot, generation: entry.generation }
     }
 
     pub(super) fn kind_id(&mut self, word: &str) -> u16 {

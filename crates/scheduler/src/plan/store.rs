@@ -11,8 +11,8 @@ use common::{
     time::Timestamp,
 };
 
-use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone};
-use crate::graph::Edge;
+use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
+use crate::{graph::Edge, trim::Marks};
 
 /// The whole backlog.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -40,6 +40,30 @@ pub struct Stored {
     /// See `stream`.
     #[prost(uint64, tag = "10")]
     pub sequence: u64,
+    #[prost(uint64, tag = "11")]
+    floor: u64,
+    #[prost(message, repeated, tag = "12")]
+    carried_over: Vec<StoredCarriedOver>,
+    #[prost(message, optional, tag = "13")]
+    marks: Option<Marks>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredCarriedOver {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    as_of: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct StoredCarriage {
+    #[prost(uint64, tag = "1")]
+    sequence: u64,
+    #[prost(uint32, tag = "2")]
+    index: u32,
+    #[prost(uint64, tag = "3")]
+    anchor: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -92,6 +116,8 @@ pub struct StoredTask {
     deciding: u32,
     #[prost(bool, tag = "19")]
     alone: bool,
+    #[prost(message, optional, tag = "20")]
+    carried: Option<StoredCarriage>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -112,6 +138,13 @@ struct StoredEnd {
     index: u32,
     #[prost(uint32, tag = "4")]
     phase: u32,
+    #[prost(uint64, tag = "5")]
+    ended: u64,
+    #[prost(uint64, tag = "6")]
+    used: u64,
+    /// Where the log first mentioned it, if not there.
+    #[prost(message, optional, tag = "7")]
+    created: Option<StoredCarriage>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -165,10 +198,38 @@ fn key(bytes: &[u8]) -> Option<TaskKey> {
     Some(TaskKey(u128::from_be_bytes(bytes.try_into().ok()?)))
 }
 
+fn key_bytes(key: TaskKey) -> Vec<u8> {
+    key.0.to_be_bytes().to_vec()
+}
+
+fn store_end(key: TaskKey, end: Tombstone) -> StoredEnd {
+    let (sequence, index) = end.created;
+    let elsewhere = end.created != (end.sequence, end.index);
+    StoredEnd {
+        key: key_bytes(key),
+        sequence: end.sequence,
+        index: end.index,
+        phase: number(&PHASES, &end.phase),
+        ended: end.ended,
+        used: end.used,
+        created: elsewhere.then_some(StoredCarriage { sequence, index, anchor: 0 }),
+    }
+}
+
+fn restore_end(end: &StoredEnd) -> Option<Tombstone> {
+    Some(Tombstone {
+        sequence: end.sequence,
+        index: end.index,
+        created: end.created.map_or((end.sequence, end.index), |c| (c.sequence, c.index)),
+        ended: end.ended,
+        used: end.used,
+        phase: numbered(&PHASES, end.phase)?,
+    })
+}
+
 impl Planner {
     /// The backlog as bytes can be made of it.
     pub fn store(&self) -> Stored {
-        let open = |(slot, entry): &(u32, &Entry)| self.open.get(&entry.key) == Some(slot);
         let mut kinds = vec![String::new(); self.durations.len()];
         for (word, id) in &self.kinds {
             if let Some(place) = kinds.get_mut(usize::from(*id)) {
@@ -185,21 +246,8 @@ impl Planner {
                 .map(|(name, q)| StoredQueue { name: name.to_string(), paused: q.paused.clone() })
                 .collect(),
             kinds,
-            open: (0..)
-                .zip(&self.entries)
-                .filter(open)
-                .map(|(slot, entry)| self.store_task(slot, entry))
-                .collect(),
-            over: self
-                .over
-                .iter()
-                .map(|(key, end)| StoredEnd {
-                    key: key.0.to_be_bytes().to_vec(),
-                    sequence: end.sequence,
-                    index: end.index,
-                    phase: number(&PHASES, &end.phase),
-                })
-                .collect(),
+            open: self.entries.iter().map(|(t, entry)| self.store_task(t.slot, &entry)).collect(),
+            over: self.over.iter().map(|(key, end)| store_end(key, end)).collect(),
             alarms: self
                 .timers
                 .iter()
@@ -207,6 +255,13 @@ impl Planner {
                 .collect(),
             stream: String::new(),
             sequence: 0,
+            floor: self.floor,
+            marks: Some(self.marks.clone()),
+            carried_over: self
+                .carried_over
+                .iter()
+                .map(|(key, as_of)| StoredCarriedOver { key: key_bytes(*key), as_of: *as_of })
+                .collect(),
         }
     }
 
@@ -216,7 +271,7 @@ impl Planner {
         let lasting = matches!(alarm, Alarm::Total | Alarm::Dependency | Alarm::Cancel);
         lasting.then(|| StoredAlarm {
             at: at.micros(),
-            key: entry.key.0.to_be_bytes().to_vec(),
+            key: key_bytes(entry.key),
             alarm: number(&ALARMS, &alarm),
         })
     }
@@ -224,7 +279,7 @@ impl Planner {
     fn store_task(&self, slot: u32, entry: &Entry) -> StoredTask {
         let queue_timeout = self.rare.get(&slot).and_then(|r| r.queue_timeout).unwrap_or_default();
         StoredTask {
-            key: entry.key.0.to_be_bytes().to_vec(),
+            key: key_bytes(entry.key),
             sequence: entry.sequence,
             index: entry.index,
             phase: number(&PHASES, &entry.state.phase),
@@ -243,7 +298,7 @@ impl Planner {
                 .waits(slot)
                 .iter()
                 .map(|edge| StoredEdge {
-                    dependency: edge.dependency.0.to_be_bytes().to_vec(),
+                    dependency: key_bytes(edge.dependency),
                     on: number(&ONS, &edge.on),
                 })
                 .collect(),
@@ -251,6 +306,11 @@ impl Planner {
             queue_timeout_us: queue_timeout.as_micros() as u64,
             deciding: entry.deciding.map_or(0, |d| number(&DECISIONS, &d) + 1),
             alone: entry.alone,
+            carried: self.carried.get(&slot).map(|carriage| StoredCarriage {
+                sequence: carriage.created.0,
+                index: carriage.created.1,
+                anchor: carriage.anchor,
+            }),
         }
     }
 
@@ -263,6 +323,8 @@ impl Planner {
             clock: Timestamp::from_micros(stored.clock),
             log_clock: Timestamp::from_micros(stored.clock),
             paused: stored.paused,
+            floor: stored.floor,
+            marks: stored.marks.unwrap_or_default(),
             ..Self::default()
         };
         for queue in stored.queues {
@@ -273,9 +335,10 @@ impl Planner {
             planner.kind_id(kind);
         }
         for end in stored.over {
-            let phase = numbered(&PHASES, end.phase)?;
-            let tombstone = Tombstone { sequence: end.sequence, index: end.index, phase };
-            planner.over.insert(key(&end.key)?, tombstone);
+            planner.over.insert(key(&end.key)?, restore_end(&end)?);
+        }
+        for carried in stored.carried_over {
+            planner.carried_over.insert(key(&carried.key)?, carried.as_of);
         }
         let tickets = stored
             .open
@@ -283,9 +346,9 @@ impl Planner {
             .map(|task| planner.restore_task(task))
             .collect::<Option<Vec<_>>>()?;
         for alarm in stored.alarms {
-            if let Some(slot) = planner.open.get(&key(&alarm.key)?).copied() {
+            if let Some((ticket, _)) = planner.entries.find(key(&alarm.key)?) {
                 let at = Timestamp::from_micros(alarm.at);
-                planner.alarm(at, Ticket { slot, generation: 0 }, numbered(&ALARMS, alarm.alarm)?);
+                planner.alarm(at, ticket, numbered(&ALARMS, alarm.alarm)?);
             }
         }
         for ticket in tickets {
@@ -305,29 +368,22 @@ impl Planner {
             stub: task.stub,
             cancel_requested: task.cancel_requested,
         };
-        let running = matches!(state.phase, Phase::Running) && !state.external;
-        let ticket = self.insert(Entry {
+        let entry = Entry {
             key: key(&task.key)?,
             sequence: task.sequence,
             index: task.index,
             state,
             due: Timestamp::from_micros(task.due),
-            place: if task.external { Place::External } else { Place::Waiting },
+            place: Place::Waiting,
             deciding: task.deciding.checked_sub(1).and_then(|n| numbered(&DECISIONS, n)),
             priority: task.priority as u8,
             alone: task.alone,
             queue,
             kind: task.kind as u16,
-            generation: 0,
-        });
-        if !task.external {
-            self.queue_mut(queue).waiting += 1;
-        }
-        if running {
-            self.place(ticket, Place::Released(0));
-        }
-        if let Some(holder) = &task.holder {
-            self.holders.insert(ticket.slot, holder.as_str().into());
+        };
+        let ticket = self.adopt(entry, task.holder.as_deref().unwrap_or_default());
+        if let Some(StoredCarriage { sequence, index, anchor }) = task.carried {
+            self.carried.insert(ticket.slot, Carriage { created: (sequence, index), anchor });
         }
         if task.queue_timeout_us > 0 {
             let queue_timeout = Some(Duration::from_micros(task.queue_timeout_us));

@@ -10,8 +10,8 @@ use common::{
 use super::{Decision, Found, Place, Planner, Ticket};
 
 /// A planner with a log of its own: every event gets the next sequence, a second a step.
-struct World {
-    planner: Planner,
+pub(super) struct World {
+    pub(super) planner: Planner,
     sequence: u64,
     now_ms: u64,
 }
@@ -21,6 +21,11 @@ impl World {
         let mut world = Self { planner: Planner::default(), sequence: 0, now_ms: 1_000 };
         world.planner.lead(world.now(), world.now_ms);
         world
+    }
+
+    /// One that decides nothing.
+    pub(super) fn following() -> Self {
+        Self { planner: Planner::default(), sequence: 0, now_ms: 1_000 }
     }
 
     fn with_worker(slots: u32) -> Self {

@@ -21,7 +21,7 @@ pub struct Stopping {
 impl Planner {
     /// Ends a task that was to be cancelled, once nobody holds it.
     pub(super) fn check_cancel(&mut self, ticket: Ticket) {
-        let Some(entry) = self.entry(ticket).copied() else { return };
+        let Some(entry) = self.entry(ticket) else { return };
         let begun = matches!(entry.state.phase, Phase::Running);
         if matches!(entry.place, Place::Released(_)) && (begun || self.is_held(entry.key)) {
             let again = self.clock.after(limits::HEARTBEAT_EVERY);
@@ -34,23 +34,20 @@ impl Planner {
     /// Tasks whose attempt went out this long ago and was neither begun nor listed by a worker.
     pub fn suspects(&self, now_ms: u64, older_ms: u64) -> Vec<(Ticket, TaskKey, u32)> {
         let listed = self.workers.held_keys();
-        let quiet = |entry: &&super::Entry| {
+        let quiet = |entry: &super::Entry| {
             matches!(entry.place, Place::Released(at) if now_ms.saturating_sub(at) > older_ms)
                 && entry.state.phase == Phase::Pending
                 && entry.deciding.is_none()
                 && !listed.contains(&entry.key)
         };
-        let open =
-            self.open.values().filter_map(|slot| Some((*slot, self.entries.get(*slot as usize)?)));
-        open.filter(|(_, entry)| quiet(entry))
-            .map(|(slot, e)| (Ticket { slot, generation: e.generation }, e.key, e.state.attempt()))
-            .collect()
+        let open = self.entries.iter().filter(|(_, entry)| quiet(entry));
+        open.map(|(ticket, entry)| (ticket, entry.key, entry.state.attempt())).collect()
     }
 
     /// The attempt is neither in the work queue nor with a worker, and nobody said how it ended.
     pub fn vanished(&mut self, ticket: Ticket, attempt: u32) {
         let lost =
-            |e: &super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
+            |e: super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
         if self.entry(ticket).is_some_and(|e| lost(e) && matches!(e.place, Place::Released(_))) {
             self.decide(ticket, Decision::Lost);
         }
@@ -82,6 +79,8 @@ impl Planner {
         let began = self.holders.iter().filter(|(_, holder)| holder.as_ref() == name);
         let slots = began.map(|(slot, _)| *slot).collect::<Vec<_>>();
         lost.extend(slots.into_iter().filter_map(|slot| self.ticket(slot)));
+        // The same facts give the same decisions in the same order.
+        lost.sort_unstable();
         for ticket in lost {
             self.decide(ticket, Decision::Lost);
         }
@@ -95,7 +94,8 @@ impl Planner {
         }
         let gone = |holder: &str| !self.workers.lives(holder);
         let orphans = self.holders.iter().filter(|(_, holder)| gone(holder));
-        let slots = orphans.map(|(slot, _)| *slot).collect::<Vec<_>>();
+        let mut slots = orphans.map(|(slot, _)| *slot).collect::<Vec<_>>();
+        slots.sort_unstable();
         for ticket in slots.into_iter().filter_map(|slot| self.ticket(slot)).collect::<Vec<_>>() {
             if self
                 .entry(ticket)
@@ -107,14 +107,13 @@ impl Planner {
     }
 
     pub(super) fn ticket(&self, slot: u32) -> Option<Ticket> {
-        let entry = self.entries.get(slot as usize)?;
-        Some(Ticket { slot, generation: entry.generation })
+        self.entries.ticket(slot)
     }
 
     fn open_held(&self, held: &Held) -> Option<(Ticket, super::Entry)> {
         let key = held.key()?;
         match self.find(key)? {
-            Found::Open(ticket, entry) => Some((ticket, *entry)),
+            Found::Open(ticket, entry) => Some((ticket, entry)),
             Found::Over(_) => None,
         }
     }

@@ -17,11 +17,11 @@ use common::{
 use super::executor::{AttemptError, AttemptResult};
 
 /// Attempts that end sooner have no `task.started` of their own: it rides in the ending event.
-pub(super) const STARTED_AFTER: Duration = Duration::from_millis(20);
+pub const STARTED_AFTER: Duration = Duration::from_millis(20);
 
 /// A limit that an attempt reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Limit {
+pub enum Limit {
     /// From the start of the attempt to its end.
     Run(Duration),
     /// Between two signs of life.
@@ -32,7 +32,7 @@ pub(super) enum Limit {
 
 /// Why an attempt was told to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub enum Stop {
     /// Somebody cancelled the task.
     Cancel(String),
     /// The task is over or the attempt was given up: nobody wants to hear of it.
@@ -43,7 +43,7 @@ pub(super) enum Stop {
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum How {
+pub enum How {
     /// By itself.
     Finished(AttemptResult),
     /// The handler panicked.
@@ -56,16 +56,21 @@ pub(super) enum How {
 
 /// What every ending event says about its attempt.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Facts {
-    pub(super) attempt: u32,
-    pub(super) tries: u32,
-    pub(super) worker: String,
-    pub(super) started_at: Timestamp,
-    pub(super) duration: Duration,
+pub struct Facts {
+    /// The attempt's number.
+    pub attempt: u32,
+    /// Errors and timeouts before it.
+    pub tries: u32,
+    /// Who ran it.
+    pub worker: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration: Duration,
 }
 
 /// The fact that ends an attempt; `None` when there is nothing to say. `random` is in `0..1`.
-pub(super) fn conclude(retry: &RetryPolicy, facts: &Facts, how: How, random: f64) -> Option<Kind> {
+pub fn conclude(retry: &RetryPolicy, facts: &Facts, how: How, random: f64) -> Option<Kind> {
     match how {
         How::Finished(left) => {
             let left = check_size(left);
@@ -95,12 +100,12 @@ pub(super) fn conclude(retry: &RetryPolicy, facts: &Facts, how: How, random: f64
 }
 
 /// An attempt whose message came a second time: somebody began it and vanished.
-pub(super) fn lost(attempt: u32, worker: &str, reason: &str) -> Kind {
+pub fn lost(attempt: u32, worker: &str, reason: &str) -> Kind {
     Kind::Lost(pb::Lost { attempt, worker: worker.into(), reason: reason.into() })
 }
 
 /// An attempt that is handed back.
-pub(super) fn returned(attempt: u32, worker: &str, reason: impl Into<String>) -> Kind {
+pub fn returned(attempt: u32, worker: &str, reason: impl Into<String>) -> Kind {
     Kind::Returned(pb::Returned { attempt, worker: worker.into(), reason: reason.into() })
 }
 
@@ -220,7 +225,7 @@ fn failed(facts: &Facts, cause: Cause, error: &AttemptError, left: AttemptResult
 }
 
 /// What a waiting client hears; `None` while the task lives on.
-pub(super) fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::Outcome> {
+pub fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::Outcome> {
     let outcome = pb::Outcome {
         tenant: tenant.to_string(),
         task_id: id.to_string(),
@@ -258,11 +263,12 @@ pub(super) fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::O
         | Kind::Skipped(_)
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
-        | Kind::Expedited(_) => None,
+        | Kind::Expedited(_)
+        | Kind::Carried(_) => None,
     }
 }
 
 /// The word under which an ending is counted.
-pub(super) fn word(kind: Option<&Kind>) -> &'static str {
+pub fn word(kind: Option<&Kind>) -> &'static str {
     kind.map_or("stale", Kind::word)
 }

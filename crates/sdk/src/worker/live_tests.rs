@@ -152,7 +152,8 @@ fn line(event: &TaskEvent) -> String {
         | Kind::Skipped(_)
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
-        | Kind::Expedited(_)) => format!("{other:?}"),
+        | Kind::Expedited(_)
+        | Kind::Carried(_)) => format!("{other:?}"),
     };
     format!("{} {} {rest}", event.id, event.kind.word())
 }

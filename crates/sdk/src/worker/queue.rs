@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     attempt::{Stop, lost, returned},
+    delivery::{Delivery, Outcome, may_end, on_delivery},
     engine::Engine,
     execution::{self, Execution},
     executor::Executor,
@@ -105,18 +106,15 @@ async fn settle<E: Executor>(
         }
     };
     let deliveries = message.info().map_or(2, |info| info.delivered);
-    let done = if deliveries > 1 {
-        if items.iter().any(|item| engine.running.holds(item)) {
-            // Our own progress acks were late: the first delivery goes on and ends the message.
-            return;
-        }
-        refuse(&engine, &items).await
-    } else if engine.draining.is_cancelled() {
-        hand_back(&engine, &items, "the worker leaves").await
-    } else {
-        work(&engine, &message, items).await
+    let held = items.iter().any(|item| engine.running.holds(item));
+    let draining = engine.draining.is_cancelled();
+    let outcomes = match on_delivery(deliveries, items.len(), held, draining) {
+        Delivery::Leave => return,
+        Delivery::Run => work(&engine, &message, items).await,
+        Delivery::Lost => report_lost(&engine, &items).await,
+        Delivery::Return(reason) => vec![hand_back(&engine, &items, reason).await],
     };
-    if done {
+    if may_end(&outcomes) {
         acknowledge(&message, AckKind::Ack).await;
     }
 }
@@ -133,23 +131,29 @@ async fn acknowledge(message: &Message, kind: AckKind) {
     }
 }
 
-/// Somebody had this message before and vanished, perhaps in the middle of it: it is not run.
-async fn refuse<E: Executor>(engine: &Arc<Engine<E>>, items: &[Arc<Execution>]) -> bool {
+async fn report_lost<E: Executor>(
+    engine: &Arc<Engine<E>>,
+    items: &[Arc<Execution>],
+) -> Vec<Outcome> {
     let worker = engine.options.name.as_str();
-    match items {
-        [single] => {
-            tracing::warn!(task = %single.id, attempt = single.attempt, "delivered again: reported as lost");
-            report(engine, single, lost(single.attempt, worker, "delivered again")).await
-        }
-        group => hand_back(engine, group, "its group was delivered again").await,
+    let mut outcomes = Vec::new();
+    for item in items {
+        tracing::warn!(task = %item.id, attempt = item.attempt, "delivered again: reported as lost");
+        let lost = lost(item.attempt, worker, "delivered again");
+        outcomes.push(stored(report(engine, item, lost).await));
     }
+    outcomes
+}
+
+fn stored(stored: bool) -> Outcome {
+    if stored { Outcome::Stored } else { Outcome::Unknown }
 }
 
 async fn hand_back<E: Executor>(
     engine: &Arc<Engine<E>>,
     items: &[Arc<Execution>],
     reason: &str,
-) -> bool {
+) -> Outcome {
     let worker = engine.options.name.as_str();
     let events = items
         .iter()
@@ -159,7 +163,7 @@ async fn hand_back<E: Executor>(
     if let Err(error) = &published {
         tracing::error!(%error, "failed to hand work back");
     }
-    published.is_ok()
+    stored(published.is_ok())
 }
 
 /// Runs the items of a message, and tells nats-server meanwhile that it is being worked on.
@@ -167,38 +171,41 @@ async fn work<E: Executor>(
     engine: &Arc<Engine<E>>,
     message: &Message,
     items: Vec<Arc<Execution>>,
-) -> bool {
+) -> Vec<Outcome> {
     let work = run_items(engine, items);
     tokio::pin!(work);
     let every = limits::EXECUTION_PROGRESS_EVERY;
     let mut ticks = interval_at(Instant::now() + every, every);
     loop {
         tokio::select! {
-            done = &mut work => return done,
+            outcomes = &mut work => return outcomes,
             _ = ticks.tick() => acknowledge(message, AckKind::Progress).await,
         }
     }
 }
 
 /// Runs the items one after another: a message has one slot, and the items of a group are short.
-/// Outcomes travel while the next item runs. Says whether the log has all of them.
-async fn run_items<E: Executor>(engine: &Arc<Engine<E>>, items: Vec<Arc<Execution>>) -> bool {
+/// Outcomes travel while the next item runs.
+async fn run_items<E: Executor>(
+    engine: &Arc<Engine<E>>,
+    items: Vec<Arc<Execution>>,
+) -> Vec<Outcome> {
     let held = items.into_iter().map(|item| (engine.running.hold(&item), item)).collect::<Vec<_>>();
-    let mut reports = JoinSet::new();
+    let (mut reports, mut outcomes) = (JoinSet::new(), Vec::new());
     for (held, item) in held {
         let Some(held) = held else {
             tracing::error!(task = %item.id, attempt = item.attempt, "one attempt came in two messages");
+            outcomes.push(Outcome::Elsewhere);
             continue;
         };
         let ending = run::run(engine, &item, &held.stop).await;
         let engine = engine.clone();
         reports.spawn(async move { conclude(&engine, &item, ending, held).await });
     }
-    let mut done = true;
     while let Some(reported) = reports.join_next().await {
-        done &= reported.unwrap_or(false);
+        outcomes.push(reported.unwrap_or(Outcome::Unknown));
     }
-    done
+    outcomes
 }
 
 /// Reports how an attempt ended. It is held until then, so that the heartbeat still lists it.
@@ -207,13 +214,15 @@ async fn conclude<E: Executor>(
     item: &Execution,
     ending: Option<common::event::Kind>,
     held: Held,
-) -> bool {
+) -> Outcome {
     let word = super::attempt::word(ending.as_ref());
     (engine.options.observe)(super::engine::Observed::Ended(word));
-    let done = match ending {
-        Some(kind) if held.stop.why() != Some(Stop::Stale) => report(engine, item, kind).await,
-        Some(_) | None => true,
+    let outcome = match ending {
+        Some(kind) if held.stop.why() != Some(Stop::Stale) => {
+            stored(report(engine, item, kind).await)
+        }
+        Some(_) | None => Outcome::Unwanted,
     };
     drop(held);
-    done
+    outcome
 }

@@ -88,7 +88,7 @@ fn events() -> Vec<(&'static str, String, Kind)> {
                     events.push((word, which, event(word, attempt, cause)));
                 }
             }
-            "skipped" | "cancel_requested" | "reprioritised" | "expedited" => {
+            "skipped" | "cancel_requested" | "reprioritised" | "expedited" | "carried" => {
                 events.push((word, String::new(), event(word, 0, Cause::Error)));
             }
             numbered => {

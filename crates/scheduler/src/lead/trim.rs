@@ -1,0 +1,180 @@
+//! Keeps the log within its bounds: carries what is open over a cut, cuts, and opens and closes
+//! intake.
+
+use anyhow::Context as _;
+use bus::{cursors, streams};
+use common::{
+    event::{Event, Kind, TaskEvent},
+    id::{TaskId, TaskKey, Tenant},
+    limits, subject,
+};
+
+use super::Lead;
+use crate::{
+    plan::{Found, Ticket},
+    trim::{self, Log, Window},
+    verdict::ACTOR,
+};
+
+/// How far a cut has come.
+#[derive(Debug, Default)]
+pub(super) struct Trimmer {
+    /// When to look at the log again, in monotonic milliseconds.
+    look_at: u64,
+    round: Option<Round>,
+}
+
+/// A cut that is being made.
+#[derive(Debug, Default)]
+struct Round {
+    floor: u64,
+    /// What is still to be carried.
+    open: Vec<Ticket>,
+    over: Vec<TaskKey>,
+    /// The last message that was carried: what follows waits until it is folded.
+    carried_at: u64,
+    said: bool,
+}
+
+impl Lead {
+    /// One step of keeping the log within its bounds. Whatever fails is tried again later: until the
+    /// log says that it was cut nothing has happened, and after that the purge may come any time.
+    pub(super) async fn trim(&mut self) {
+        let now_ms = self.now_ms();
+        let looks = self.trimmer.round.is_none() && now_ms >= self.trimmer.look_at;
+        let outcome = if looks {
+            self.trimmer.look_at = now_ms + limits::TRIM_EVERY.as_millis() as u64;
+            self.look().await
+        } else {
+            self.carry_on().await
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(error = format!("{error:#}"), "the log was not trimmed");
+            self.trimmer.round = None;
+        }
+    }
+
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let stream = streams::get(&self.ctx.bus, subject::TASKS).await?;
+        let info = stream.cached_info();
+        let log = Log {
+            first: info.state.first_sequence,
+            last: info.state.last_sequence,
+            bytes: info.state.bytes,
+            bytes_max: u64::try_from(info.config.max_bytes).unwrap_or(0),
+        };
+        let open = subject::takes_new_work(&info.config.subjects);
+        let opens = trim::intake(open, &log, self.planner.open_tasks());
+        if opens != open {
+            streams::set_intake(&self.ctx.bus, opens).await?;
+            let (bytes, backlog) = (log.bytes, self.planner.open_tasks());
+            tracing::warn!(bytes, backlog, "intake {}", if opens { "opened" } else { "closed" });
+        }
+        self.metrics.intake(opens);
+        if self.planner.floor() > log.first {
+            // The log was cut and the one who did it did not get to the purge.
+            bus::trim::purge_below(&self.ctx.bus, self.planner.floor()).await?;
+        }
+        let Some(needed) = self.needed().await? else { return Ok(()) };
+        let window =
+            Window { age: self.config.history_age, finished_max: self.config.finished_tasks_max };
+        let planner = &self.planner;
+        let now = self.ctx.clock.now();
+        let window = trim::window(&log, planner.marks(), window, planner.finished_tasks(), now);
+        let current = planner.floor().max(log.first);
+        let Some(floor) = trim::floor(planner.marks(), current, needed, window) else {
+            return Ok(());
+        };
+        let pass = planner.to_carry(floor);
+        let carried = pass.open.len() + pass.over.len();
+        if trim::is_worth_it(planner.marks(), current, floor, carried) {
+            tracing::info!(floor, last = log.last, carried, "trimming the log");
+            self.trimmer.round = Some(Round { floor, ..Round::default() });
+        }
+        Ok(())
+    }
+
+    /// The first message that somebody has not stored. `None`: no ledger has ever registered, and so
+    /// nobody can tell what it will need.
+    async fn needed(&self) -> anyhow::Result<Option<u64>> {
+        let readers = cursors::list(&self.ctx.bus).await?;
+        let lowest = readers.iter().map(|reader| reader.cursor.sequence).min();
+        Ok(lowest.map(|lowest| lowest.min(self.saved_at) + 1))
+    }
+
+    async fn carry_on(&mut self) -> anyhow::Result<()> {
+        let Some(round) = &mut self.trimmer.round else { return Ok(()) };
+        let floor = round.floor;
+        if round.said {
+            if self.planner.floor() >= floor {
+                let purged = bus::trim::purge_below(&self.ctx.bus, floor).await?;
+                tracing::info!(floor, purged, "trimmed the log");
+                self.trimmer.round = None;
+            }
+            return Ok(());
+        }
+        if round.open.is_empty() && round.over.is_empty() {
+            if self.cursor.sequence < round.carried_at {
+                return Ok(());
+            }
+            let pass = self.planner.to_carry(floor);
+            if pass.is_done() {
+                let trimmed = self.planner.trim_at(floor, self.cursor.sequence);
+                bus::trim::say(&self.ctx.bus, ACTOR, trimmed).await?;
+                round.said = true;
+                return Ok(());
+            }
+            // From the end, so that the oldest, which lie side by side in the log, come first.
+            (round.open, round.over) = (pass.open, pass.over);
+            round.open.reverse();
+        }
+        self.carry().await
+    }
+
+    /// Appends a few of the round's tasks again.
+    async fn carry(&mut self) -> anyhow::Result<()> {
+        let Some(round) = &mut self.trimmer.round else { return Ok(()) };
+        let keep = round.open.len().saturating_sub(limits::CARRY_TASKS_MAX);
+        let open = round.open.split_off(keep);
+        let keep = round.over.len().saturating_sub(limits::CARRY_TASKS_MAX);
+        let over = round.over.split_off(keep);
+        let mut events = Vec::with_capacity(open.len() + over.len());
+        for ticket in open.into_iter().rev() {
+            events.extend(self.carried(ticket).await?);
+        }
+        for key in over {
+            events.extend(self.carried_over(key).await?);
+        }
+        let sequence = self.publisher.publish_all(events).await?;
+        if let Some(round) = &mut self.trimmer.round {
+            round.carried_at = round.carried_at.max(sequence);
+        }
+        Ok(())
+    }
+
+    async fn carried(&mut self, ticket: Ticket) -> anyhow::Result<Option<Event>> {
+        let as_of = self.cursor.sequence;
+        let Some(entry) = self.planner.entry(ticket) else { return Ok(None) };
+        let (names, spec, created_at) = if entry.state.stub {
+            let report = self.payloads.report(entry.sequence, entry.index).await?;
+            (report.names, None, report.at)
+        } else {
+            let payload = self.payloads.get(ticket, entry.sequence, entry.index).await?;
+            let id = payload.spec.id().context("a submission without an id")?;
+            ((payload.spec.tenant(), id), Some(payload.spec), payload.created_at)
+        };
+        let carried = self.planner.carry(ticket, spec.as_deref(), created_at, as_of);
+        Ok(carried.map(|carried| event(names, Kind::Carried(Box::new(carried)))))
+    }
+
+    async fn carried_over(&mut self, key: TaskKey) -> anyhow::Result<Option<Event>> {
+        let Some(Found::Over(end)) = self.planner.find(key) else { return Ok(None) };
+        let names = self.payloads.report(end.sequence, end.index).await?.names;
+        let carried = self.planner.carry_over(key, self.cursor.sequence);
+        Ok(carried.map(|carried| event(names, Kind::Carried(Box::new(carried)))))
+    }
+}
+
+fn event((tenant, id): (Tenant, TaskId), kind: Kind) -> Event {
+    Event::Task(TaskEvent::new(tenant, id, ACTOR, kind))
+}

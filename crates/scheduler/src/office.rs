@@ -1,0 +1,253 @@
+//! **Pure.** Whether this process decides: it follows, takes over, catches up, leads.
+//!
+//! The shell takes the steps and says what it saw. A new leader makes the work queue its own, reads
+//! what is out, and *then* how far the log goes; only when it has folded that far does the planner
+//! hear what is out, and decide.
+
+use common::{id::TaskKey, limits, time::Timestamp};
+
+use crate::plan::{Planner, Ticket};
+
+/// An attempt that lies in the work queue.
+pub type Out = (TaskKey, u32);
+
+/// One step of finding out where released attempts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Put a mark into the work queue: releases that expect an older end of it fail from here on.
+    Fence,
+    /// Read the attempts that lie in the work queue, in flight or not.
+    ReadBack,
+    /// Read how far the log goes.
+    ReadEnd,
+}
+
+/// How the work queue becomes a leader's. The log's end is read last: whatever has left the work
+/// queue by then has its outcome before that end.
+pub const TAKE_OVER: [Step; 3] = [Step::Fence, Step::ReadBack, Step::ReadEnd];
+
+/// How a leader compares its own work queue with what it knows.
+pub const COMPARE: [Step; 2] = [Step::ReadBack, Step::ReadEnd];
+
+/// What the steps have shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// The attempts that lay in the work queue.
+    pub out: Vec<Out>,
+    /// The last message of the log then.
+    pub last: u64,
+}
+
+/// Where this process stands.
+#[derive(Clone, Debug, Default)]
+enum Stage {
+    /// Somebody else leads, or nobody.
+    #[default]
+    Follows,
+    /// The lease is its own; the work queue is not yet.
+    Elected,
+    /// The work queue is its own too; the log is to be folded.
+    CatchesUp(Sight),
+    /// It decides.
+    Leads,
+}
+
+/// Whether this process decides.
+#[derive(Clone, Debug, Default)]
+pub struct Office(Stage);
+
+impl Office {
+    /// The lease came or went: whatever was, begins anew.
+    pub fn lease(&mut self, held: bool, planner: &mut Planner) {
+        self.0 = if held { Stage::Elected } else { Stage::Follows };
+        planner.follow();
+    }
+
+    /// Whether the steps of [`TAKE_OVER`] are to be taken.
+    pub fn must_take_over(&self) -> bool {
+        matches!(self.0, Stage::Elected)
+    }
+
+    /// All steps of [`TAKE_OVER`] were taken.
+    pub fn took_over(&mut self, sight: Sight) {
+        if self.must_take_over() {
+            self.0 = Stage::CatchesUp(sight);
+        }
+    }
+
+    /// The log is folded up to the cursor: says whether this process leads from now on.
+    pub fn caught_up(
+        &mut self,
+        cursor: u64,
+        planner: &mut Planner,
+        now: Timestamp,
+        now_ms: u64,
+    ) -> bool {
+        match &self.0 {
+            Stage::CatchesUp(sight) if cursor >= sight.last => {
+                for (key, attempt) in &sight.out {
+                    planner.is_out(*key, *attempt, now_ms);
+                }
+                planner.lead(now, now_ms);
+                self.0 = Stage::Leads;
+                true
+            }
+            Stage::Follows | Stage::Elected | Stage::CatchesUp(_) | Stage::Leads => false,
+        }
+    }
+
+    /// Whether this process has caught up. It decides only while its lease is fresh, too.
+    pub fn leads(&self) -> bool {
+        matches!(self.0, Stage::Leads)
+    }
+}
+
+/// Whether a leader may still act on its lease: half of it is left by its own monotonic clock.
+pub fn is_fresh(renewed_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(renewed_ms) <= limits::LEASE.as_millis() as u64 / 2
+}
+
+/// Whether a standby may take a lease that it has seen unchanged since then, by its own monotonic
+/// clock.
+pub fn has_lapsed(seen_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(seen_ms) > limits::LEASE.as_millis() as u64
+}
+
+/// The sequence that the work queue must be at when a release comes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guard(u64);
+
+impl Guard {
+    /// What the n-th release of a series expects, when those before it are stored.
+    pub fn expects(self, n: u64) -> u64 {
+        self.0 + n
+    }
+
+    /// The work queue ends here: it was read, or the fence or a release was stored.
+    pub fn ends_at(&mut self, sequence: u64) {
+        self.0 = sequence;
+    }
+}
+
+/// What became of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It lies in the work queue, now or since an earlier time.
+    Out,
+    /// It does not; try again.
+    Refused,
+    /// Nobody answered: it may lie there, or turn up later.
+    Unknown,
+}
+
+/// Attempts of which the leader is not sure where they are.
+#[derive(Clone, Debug, Default)]
+pub struct Doubts {
+    /// Releases whose answer never came.
+    unsure: Vec<Ticket>,
+    /// Of those, the ones that are not in the work queue.
+    absent: Option<Missing>,
+    /// Attempts that have been out for long, of which nobody speaks, and that are not there.
+    missing: Option<Missing>,
+}
+
+/// Attempts that were not in the work queue when the log ended there.
+#[derive(Clone, Debug)]
+struct Missing {
+    attempts: Vec<(Ticket, u32)>,
+    last: u64,
+}
+
+impl Doubts {
+    /// Nobody answered when these were released.
+    pub fn unsure(&mut self, tickets: impl IntoIterator<Item = Ticket>) {
+        self.unsure.extend(tickets);
+    }
+
+    /// Whether there are releases whose answer never came. Nothing else is released meanwhile.
+    pub fn is_unsure(&self) -> bool {
+        !self.unsure.is_empty()
+    }
+
+    /// Whether the steps of [`TAKE_OVER`] are to be taken again: a new fence turns away what may
+    /// still be under way, and then the work queue says which attempts it has.
+    pub fn must_find_out(&self) -> bool {
+        self.is_unsure() && self.absent.is_none()
+    }
+
+    /// The steps of [`TAKE_OVER`] were taken again.
+    pub fn found_out(&mut self, planner: &Planner, sight: &Sight) {
+        let absent = std::mem::take(&mut self.unsure).into_iter().filter_map(|ticket| {
+            let entry = planner.entry(ticket)?;
+            let attempt = entry.state.attempt();
+            (!sight.out.contains(&(entry.key, attempt))).then_some((ticket, attempt))
+        });
+        self.absent = Some(Missing { attempts: absent.collect(), last: sight.last });
+    }
+
+    /// The steps of [`COMPARE`] were taken for those suspects.
+    pub fn compared(&mut self, suspects: Vec<(Ticket, TaskKey, u32)>, sight: &Sight) {
+        let missing =
+            suspects.into_iter().filter(|(_, key, attempt)| !sight.out.contains(&(*key, *attempt)));
+        let attempts = missing.map(|(ticket, _, attempt)| (ticket, attempt)).collect();
+        self.missing = Some(Missing { attempts, last: sight.last });
+    }
+
+    /// Gives up the missing attempts that have no end in what was the log when they were missed.
+    /// One that ran meanwhile has its end there.
+    pub fn settle(&mut self, planner: &mut Planner, cursor: u64) {
+        if let Some(absent) = self.absent.take_if(|absent| absent.last <= cursor) {
+            for (ticket, attempt) in absent.attempts.into_iter().rev() {
+                planner.never_left(ticket, attempt);
+            }
+        }
+        if let Some(missing) = self.missing.take_if(|missing| missing.last <= cursor) {
+            for (ticket, attempt) in missing.attempts {
+                planner.vanished(ticket, attempt);
+            }
+        }
+    }
+
+    /// The leadership ended, and with it all doubts.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elected() -> (Office, Planner) {
+        let (mut office, mut planner) = (Office::default(), Planner::default());
+        office.lease(true, &mut planner);
+        (office, planner)
+    }
+
+    #[test]
+    fn a_leader_decides_only_after_it_has_folded_what_was_the_log() {
+        let (mut office, mut planner) = elected();
+        let now = Timestamp::default();
+        assert!(office.must_take_over() && !office.caught_up(9, &mut planner, now, 0));
+        office.took_over(Sight { out: Vec::new(), last: 7 });
+        assert!(!office.caught_up(6, &mut planner, now, 0) && !office.leads());
+        assert!(office.caught_up(7, &mut planner, now, 0) && office.leads());
+        assert!(!office.caught_up(8, &mut planner, now, 0), "it is said once");
+    }
+
+    #[test]
+    fn who_lost_the_lease_begins_anew() {
+        let (mut office, mut planner) = elected();
+        office.lease(false, &mut planner);
+        office.took_over(Sight::default());
+        assert!(!office.caught_up(1, &mut planner, Timestamp::default(), 0));
+        assert!(!office.must_take_over() && !office.leads());
+    }
+
+    #[test]
+    fn a_lease_is_left_well_before_another_takes_it() {
+        let lease = limits::LEASE.as_millis() as u64;
+        assert!(is_fresh(10, 10 + lease / 2) && !is_fresh(10, 11 + lease / 2));
+        assert!(!has_lapsed(10, 10 + lease) && has_lapsed(10, 11 + lease));
+    }
+}
