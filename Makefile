@@ -42,8 +42,8 @@ doc: tools ## Build the documentation of the crates; a broken link is an error
 licences: ## Check the licence and the source of every dependency
 	@python3 scripts/licences.py
 
-bench: tools ## Measure a release build; options in BENCH="..."
-	cargo build --release
+bench: tools ## Measure a release build; options in BENCH="..." (docs/operations/measuring.md)
+	JETMILL_RUSTC="$$(rustc --version | cut -d ' ' -f 2)" cargo build --release
 	target/release/jetmill bench $(BENCH)
 
 ci: lint test doc licences ## Everything that decides whether a change is good

@@ -1,128 +1,180 @@
 //! `jetmill bench`: what this build does on this machine, beside what `JetStream` alone does.
 //!
-//! It starts its own `jetmill dev` as a process in a temporary folder, so that the figures are those
-//! of the product as it is started, not of a special build. Every figure counts rows of the ledger
-//! or outcomes: a task that was only accepted is not done.
+//! The platform, the worker and the client are processes of their own in a temporary folder, so that
+//! the figures are those of the product as it is started, not of a special build. Every figure counts
+//! rows of the ledger or outcomes: a task that was only accepted is not done.
 
-mod instance;
+mod backlog;
 mod latency;
+mod load;
 mod machine;
 mod measure;
+mod open_loop;
+mod plan;
+mod process;
 mod raw;
 mod report;
+mod rows;
+mod service;
+mod site;
+mod steady;
+mod watch;
+mod worker;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::Context as _;
 use common::error::{ApiError, ErrorCode};
-use jetmill_sdk::Client;
-use tokio::{task::JoinSet, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use crate::{
     cli::Global,
-    exit::Exit,
+    exit::{Exit, bad_input},
     output::{self, Ui},
 };
-use instance::Instance;
-use measure::Load;
-use report::Report;
+use plan::{Asked, Ledger, Row, Services};
+use report::{About, Report, Sheet};
+use rows::{Found, Sizes};
 
-/// It never takes longer.
+/// One run of everything never takes longer.
 const LONGEST: Duration = Duration::from_secs(570);
-const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
-    /// Tasks of the bulk run
-    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=5_000_000))]
-    tasks: u32,
-    /// Callers that submit one task at a time
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    callers: u32,
-    /// Attempts that the no-op worker runs at once
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    slots: u32,
-    /// What the payloads are made of
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-    /// sqlite, or the address of a PostgreSQL database that is empty
-    #[arg(long, value_name = "LEDGER", default_value = "sqlite")]
-    ledger: String,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    platform: Platform,
+    /// Only these rows [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    rows: Vec<Row>,
+    /// How often everything is measured; figures are then medians with the least and the most
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
+    runs: u32,
+    #[command(flatten)]
+    sizes: Sizes,
+}
+
+/// On which platform. Without any of these: together on SQLite in full, and what is held to goals of
+/// its own (fsync always; separate on PostgreSQL) in short.
+#[derive(Clone, Debug, clap::Args)]
+struct Platform {
+    /// How the services run [default: together]
+    #[arg(long, value_name = "HOW")]
+    services: Option<Services>,
+    /// `sqlite`; `postgres`, started for the time from the machine's programs; or
+    /// `postgres=postgres://user@host/database`, an empty one [default: sqlite]
+    #[arg(long, value_name = "LEDGER", value_parser = Ledger::parse)]
+    ledger: Option<Ledger>,
     /// Make nats-server flush each message to disk
     #[arg(long)]
     sync_always: bool,
 }
 
+/// What takes longer and has a report of its own.
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Command {
+    /// Fill a queue that nobody serves, kill the leader, start again
+    Backlog(backlog::Args),
+    /// Load at one rate for long, and look whether anything grows
+    Steady(steady::Args),
+    #[command(hide = true)]
+    Worker(worker::Args),
+}
+
 /// Measures and reports; the last line is one JSON object with every figure.
 pub(crate) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     let ui = Ui { json: global.json };
-    if args.ledger != "sqlite" && !args.ledger.starts_with("postgres") {
-        let told =
-            ApiError::invalid_field("--ledger", "must be sqlite or postgres://user@host/database");
-        return Err(told.into());
+    match args.command {
+        Some(Command::Worker(args)) => {
+            worker::run(args).await?;
+            return Ok(Exit::Done);
+        }
+        Some(Command::Backlog(args)) => return Box::pin(backlog::run(ui, args)).await,
+        Some(Command::Steady(args)) => return Box::pin(steady::run(ui, args)).await,
+        None => {}
     }
-    let measured = timeout(LONGEST, Box::pin(measure_all(&args))).await.map_err(|_| {
-        ApiError::new(ErrorCode::Unavailable, format!("it took longer than {LONGEST:?}"))
-            .hint("measure with fewer --tasks")
+    let runs = args.runs;
+    if let (Some(Ledger::At(_)), 2..) = (&args.platform.ledger, runs) {
+        let why = "a database is empty only once: measure it with --runs 1";
+        return Err(bad_input(why).into());
+    }
+    if let (Some(Services::Separate), Some(Ledger::Sqlite)) =
+        (args.platform.services, &args.platform.ledger)
+    {
+        let why = "a SQLite ledger is for one process with all services";
+        return Err(bad_input(why).hint("use --ledger postgres, or --services together").into());
+    }
+    warn_of_debug()?;
+    let measured = timeout(LONGEST * runs, Box::pin(measure_all(&args))).await.map_err(|_| {
+        ApiError::new(ErrorCode::Unavailable, format!("a run took longer than {LONGEST:?}"))
+            .hint("measure with fewer --tasks, or only some --rows")
     });
-    let report = measured??;
-    if !ui.json {
-        output::line(report.text())?;
-    }
-    output::json(&report)?;
-    Ok(Exit::Done)
+    let (report, whole) = measured??;
+    tell(ui, &report)?;
+    Ok(if whole { Exit::Done } else { Exit::Failed })
 }
 
-async fn measure_all(args: &Args) -> anyhow::Result<Report> {
-    let say = |what: &str| output::note(format_args!("bench: {what}"));
-    if cfg!(debug_assertions) {
-        say("this is a debug build: its figures say nothing about a release build")?;
+async fn measure_all(args: &Args) -> anyhow::Result<(Report, bool)> {
+    let Platform { services, ledger, sync_always } = args.platform.clone();
+    let asked = Asked { services, ledger, sync_always, rows: args.rows.clone() };
+    let (mut sheet, mut found, mut whole) = (Sheet::default(), Found::default(), true);
+    for run in 1..=args.runs {
+        for scenario in plan::plan(&asked) {
+            if args.runs > 1 {
+                say(&format!("run {run} of {}", args.runs))?;
+            }
+            whole &= rows::measure(&scenario, &args.sizes, &mut sheet, &mut found).await?;
+        }
     }
-    say("starting jetmill dev in a temporary folder")?;
-    let instance = Instance::start(args).await?;
-    let client = Client::connect(&instance.addresses.nats).await?;
-    let nats_version = client.bus().client().server_info().version;
-    let load = Load::new(&instance.addresses.nats, args.seed).await?;
-    let leave = CancellationToken::new();
-    let mut workers = JoinSet::new();
-    workers.spawn(load.worker(args.slots)?.run(leave.clone()));
-    say("warming up")?;
-    load.warm_up().await?;
-    say("500 tasks one after the other")?;
-    let idle = load.idle(500).await?;
-    say("a chain of 40 tasks")?;
-    let chain_step = load.chain(40).await?;
-    say(&format!("{} tasks in bulk", args.tasks))?;
-    let bulk = load.bulk(args.tasks as usize).await?;
-    let singles = (args.tasks as usize / 5).max(args.callers as usize);
-    say(&format!("{singles} tasks by {} callers", args.callers))?;
-    let single = load.singles(singles, args.callers as usize).await?;
-    leave.cancel();
-    let _ = timeout(LEAVE_WITHIN, workers.join_next()).await;
-    let raw_tasks = (args.tasks as usize).min(50_000);
-    say(&format!("{raw_tasks} tasks through bare JetStream"))?;
-    let raw = raw::pipeline(&instance.addresses.nats, raw_tasks, load.payload_bytes()).await?;
-    let memory = instance.memory();
-    instance.stop().await.context("failed to stop jetmill dev")?;
-    Ok(Report {
+    let settings = BTreeMap::from([
+        ("tasks", args.sizes.tasks.into()),
+        ("callers", args.sizes.callers.into()),
+        ("rate", args.sizes.rate.into()),
+        ("slots", args.sizes.slots.into()),
+        ("seed", args.sizes.seed),
+        ("bytes a task", found.payload_bytes as u64),
+    ]);
+    let about = about(found.nats_server, settings);
+    Ok((Report { about, runs: args.runs as usize, sheet }, whole))
+}
+
+fn about(nats_server: String, settings: BTreeMap<&'static str, u64>) -> About {
+    About {
         machine: machine::look(),
         jetmill: env!("CARGO_PKG_VERSION"),
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
-        nats_server: nats_version,
+        nats_server,
+        postgres: site::postgres_programs().ok().and_then(|programs| programs.version().ok()),
         rustc: option_env!("JETMILL_RUSTC").unwrap_or("unknown"),
-        sync: if args.sync_always { "always" } else { "2m (nats-server's default)" },
-        ledger: if args.ledger == "sqlite" { "sqlite" } else { "postgres" },
-        seed: args.seed,
-        slots: args.slots,
-        callers: args.callers,
-        payload_bytes: load.payload_bytes(),
-        bulk,
-        idle,
-        single,
-        chain_step_ms: chain_step,
-        raw,
-        memory,
-    })
+        settings,
+    }
+}
+
+fn tell(ui: Ui, report: &Report) -> anyhow::Result<()> {
+    if !ui.json {
+        output::line(report.text())?;
+    }
+    output::json(report)
+}
+
+fn warn_of_debug() -> anyhow::Result<()> {
+    if cfg!(debug_assertions) {
+        say("this is a debug build: its figures say nothing about a release build")?;
+    }
+    Ok(())
+}
+
+fn say(what: &str) -> anyhow::Result<()> {
+    Ok(output::note(format_args!("bench: {what}"))?)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = common::time::parse_duration(text).filter(|length| !length.is_zero());
+    duration.ok_or_else(|| "must be a duration such as 20s or 1h".into())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    runtime::config::parse_size(text).ok_or_else(|| "must be a size such as 1GiB".into())
 }

@@ -27,6 +27,7 @@ use tokio::time::{sleep, timeout};
 pub(crate) use addresses::Addresses;
 pub(crate) use bound::bound_to_us;
 pub(crate) use find::{VERSION_MIN, at_least, nats_server as find_nats_server};
+pub(crate) use nats_server::NatsServer;
 
 use crate::{
     cli::Global,
@@ -38,7 +39,6 @@ use crate::{
     settings::{self, Settings},
 };
 use folder::Folder;
-use nats_server::NatsServer;
 
 /// How long running work may go on after Ctrl-C, and how long everything may take.
 const DRAIN: &str = "1s";

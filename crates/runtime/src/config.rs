@@ -17,6 +17,7 @@ use ::config::{File, FileFormat, Source as _, Value, ValueKind};
 use common::limits;
 
 pub use reader::{Entry, Reader};
+pub use text::parse_size;
 
 /// The key of the address of NATS, which `NATS_HOST` and `NATS_PORT` can also give.
 pub const NATS_URL: &str = "nats.url";

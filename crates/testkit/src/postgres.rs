@@ -1,37 +1,25 @@
 //! A real PostgreSQL: one server for the test process, one database for each test.
 
 use std::fs::{self, File};
-use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use throwaway::{Programs, output_of, temporary_folder};
 
-use crate::eventually::wait_for;
 use crate::process;
 
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// PostgreSQL refuses to run as root; this is the unprivileged user `nobody`.
-const UNPRIVILEGED: u32 = 65534;
-
-/// Stands between the test process and the server: when the pipe on its standard input closes,
-/// because the test process ended in whatever way, it ends the server and removes the folder.
-/// A server that has only just been started ignores the signal, hence the loop.
-const GUARD: &str = r#"
-template=$1 dir=$2
-shift 2
-trap : TERM INT HUP
-cp -a "$template" "$dir/data"
-"$@" &
-read -r _ || true
-while kill -QUIT $! 2>/dev/null; do sleep 0.1; done
-rm -rf "$dir"
-"#;
+/// No durability, and little memory: there is one server for each test process.
+const SETTINGS: [&str; 5] = [
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "max_connections=200",
+    "shared_buffers=32MB",
+];
 
 /// The PostgreSQL of this test process, on a Unix socket in a temporary folder.
 ///
@@ -40,10 +28,8 @@ rm -rf "$dir"
 /// system's folders and in `.tools/pg`.
 #[derive(Debug)]
 pub struct Postgres {
-    dir: PathBuf,
+    server: throwaway::Postgres,
     databases: AtomicU32,
-    // Its standard input is the pipe that keeps the server alive.
-    _guard: Child,
 }
 
 impl Postgres {
@@ -60,6 +46,7 @@ impl Postgres {
     pub async fn create_database(&self) -> anyhow::Result<String> {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut admin = self
+            .server
             .url("postgres")
             .parse::<sqlx::postgres::PgConnectOptions>()
             .context("failed to parse the server's URL")?
@@ -72,81 +59,29 @@ impl Postgres {
             .await
             .context("failed to create a database")?;
         admin.close().await.context("failed to close a connection")?;
-        Ok(self.url(&name))
-    }
-
-    fn url(&self, database: &str) -> String {
-        format!("postgres://jetmill@localhost/{database}?host={}", self.dir.display())
+        Ok(self.server.url(&name))
     }
 
     fn start() -> anyhow::Result<Self> {
         let programs = find_programs()?;
         let template = template(&programs)?;
-        let dir = temporary_folder()?;
-        let log = dir.path().join("log");
-        let mut command = guarded_server(&programs, &template, dir.path());
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(File::create(&log)?);
-        let guard = process::spawn(command).context("failed to start a process")?;
-        // From here on the guard removes the folder.
-        let dir = dir.keep();
-        wait_for("PostgreSQL", START_TIMEOUT, || Ok(is_ready(&dir).then_some(())))
-            .with_context(|| format!("the server did not start:\n{}", process::tail(&log)))?;
-        Ok(Self { dir, databases: AtomicU32::new(0), _guard: guard })
+        let server = throwaway::Postgres::start(&programs, Some(&template), &SETTINGS)?;
+        Ok(Self { server, databases: AtomicU32::new(0) })
     }
 }
 
-fn guarded_server(programs: &Path, template: &Path, dir: &Path) -> Command {
-    let mut command = Command::new("sh");
-    command.current_dir("/").args(["-c", GUARD, "sh"]).arg(template).arg(dir);
-    command.args(unprivileged_prefix());
-    command.arg(programs.join("postgres")).arg("-D").arg(dir.join("data")).arg("-k").arg(dir);
-    for setting in [
-        "listen_addresses=",
-        "fsync=off",
-        "synchronous_commit=off",
-        "full_page_writes=off",
-        "max_connections=200",
-        "shared_buffers=32MB",
-    ] {
-        command.args(["-c", setting]);
-    }
-    command
-}
-
-/// The server's lock file says `ready` in its last line once connections are accepted.
-fn is_ready(dir: &Path) -> bool {
-    fs::read_to_string(dir.join("data/postmaster.pid"))
-        .is_ok_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
-}
-
-/// The folder of the first `initdb` that has a `postgres` beside it.
-fn find_programs() -> anyhow::Result<PathBuf> {
-    let on_path = process::on_path("initdb").and_then(|file| file.parent().map(Path::to_owned));
-    let mut of_system: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let version = entry.file_name().to_str()?.parse().ok()?;
-            Some((version, entry.path().join("bin")))
-        })
-        .collect();
-    of_system.sort();
-    on_path
-        .into_iter()
-        .chain(of_system.into_iter().rev().map(|(_version, folder)| folder))
-        .chain([process::tools_dir().join("pg/bin")])
-        .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
+fn find_programs() -> anyhow::Result<Programs> {
+    Programs::find(&[process::tools_dir().join("pg/bin")])
         .context("PostgreSQL (initdb, postgres) is missing: run `make test-tools`")
 }
 
 /// The data folder as `initdb` left it, made once for each version, user and target folder.
-fn template(programs: &Path) -> anyhow::Result<PathBuf> {
+fn template(programs: &Programs) -> anyhow::Result<PathBuf> {
     let cache = process::profile_dir()?.join("testkit");
     fs::create_dir_all(&cache).context("failed to create a folder")?;
-    let version = output_of(Command::new(programs.join("postgres")).arg("--version"))?;
+    let version = programs.version()?;
     let version: String =
-        version.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        version.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let user = rustix::process::geteuid().as_raw();
     let template = cache.join(format!("{version}-{user}"));
     let lock = File::create(cache.join("lock")).context("failed to create a lock file")?;
@@ -157,7 +92,8 @@ fn template(programs: &Path) -> anyhow::Result<PathBuf> {
     // initdb works where the unprivileged user may write, and the result appears all at once.
     let scratch = temporary_folder()?;
     let data = scratch.path().join("data");
-    initdb(programs, &data)?;
+    // Small segments of the log keep the folder small, and so its copies quick.
+    programs.initdb(&data, &["--no-sync", "--wal-segsize=1"])?;
     let partial = cache.join(format!("{version}-{user}.partial"));
     if partial.exists() {
         fs::remove_dir_all(&partial).context("failed to remove a folder")?;
@@ -167,59 +103,7 @@ fn template(programs: &Path) -> anyhow::Result<PathBuf> {
     Ok(template)
 }
 
-fn initdb(programs: &Path, data: &Path) -> anyhow::Result<()> {
-    let mut arguments = unprivileged_prefix();
-    arguments.push(programs.join("initdb").into_os_string());
-    let (program, rest) = arguments.split_first().context("invariant: a program was pushed")?;
-    // Small segments of the log keep the folder small, and so its copies quick.
-    let mut command = Command::new(program);
-    command.args(rest).arg("-D").arg(data).current_dir("/").args([
-        "--username=jetmill",
-        "--auth=trust",
-        "--no-sync",
-        "--encoding=UTF8",
-        "--locale=C",
-        "--wal-segsize=1",
-    ]);
-    output_of(&mut command).map(drop)
-}
-
-/// What stands before a command so that it does not run as root.
-fn unprivileged_prefix() -> Vec<std::ffi::OsString> {
-    if !rustix::process::geteuid().is_root() {
-        return Vec::new();
-    }
-    let user = format!("--reuid={UNPRIVILEGED}");
-    let group = format!("--regid={UNPRIVILEGED}");
-    ["setpriv", &user, &group, "--clear-groups", "--"].map(Into::into).into()
-}
-
-/// A temporary folder that belongs to the user whom the server runs as.
-fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
-    let dir = tempfile::Builder::new()
-        .prefix("jetmill-pg-")
-        .tempdir()
-        .context("failed to create a folder for PostgreSQL")?;
-    if rustix::process::geteuid().is_root() {
-        chown(dir.path(), Some(UNPRIVILEGED), Some(UNPRIVILEGED))
-            .context("failed to give a folder to the unprivileged user")?;
-    }
-    Ok(dir)
-}
-
 /// Copies a folder with its owners and modes, on which PostgreSQL insists.
 fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     output_of(Command::new("cp").arg("-a").arg(from).arg(to)).map(drop)
-}
-
-fn output_of(command: &mut Command) -> anyhow::Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("failed to run {program}"))?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{program} ended with {}:\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -32,6 +32,29 @@ impl Latency {
     }
 }
 
+impl Latency {
+    /// All of it in one line.
+    pub(super) fn how(&self) -> String {
+        let Self { samples, p50_ms, p95_ms, p99_ms, max_ms } = self;
+        format!("p50 {p50_ms}, p95 {p95_ms}, p99 {p99_ms}, max {max_ms} ms of {samples}")
+    }
+}
+
+/// Collects what took how long, to the microsecond: an hour of it fits in memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Samples(Vec<u32>);
+
+impl Samples {
+    pub(super) fn add(&mut self, took: Duration) {
+        self.0.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    /// Of all that was added.
+    pub(super) fn latency(&self) -> Latency {
+        Latency::of(self.0.iter().map(|micros| Duration::from_micros((*micros).into())).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

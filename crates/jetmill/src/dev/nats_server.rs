@@ -34,7 +34,7 @@ const ROW: Duration = Duration::from_secs(60);
 const OTHER_STREAMS_BYTES: u64 = 4 << 30;
 
 /// The child.
-pub(super) struct NatsServer {
+pub(crate) struct NatsServer {
     program: PathBuf,
     folder: PathBuf,
     sync_interval: String,
@@ -52,7 +52,7 @@ pub(super) fn log_bytes_max(folder: &Path) -> i64 {
 
 impl NatsServer {
     /// Ends what an earlier start left behind, then starts; returns once it accepts connections.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         program: &Path,
         data: &Path,
         port: u16,
@@ -73,7 +73,7 @@ impl NatsServer {
     }
 
     /// Where clients connect.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
@@ -99,7 +99,7 @@ impl NatsServer {
     }
 
     /// Stops it in order, or else at once.
-    pub(super) async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
             // It may be gone already.
             let _ = kill_process(pid, Signal::TERM);

@@ -4,7 +4,7 @@
 const MASK: &str = "***";
 
 /// Reads a size: `4096`, `64KiB`, `1.5 MB`.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
