@@ -52,7 +52,8 @@ pub(super) const TASKS: [(&str, &str); 30] = [
 
 /// What questions about tasks read: the columns, and the event that has the submission.
 pub(super) fn selected() -> String {
-    let columns = TASKS.map(|(name, _)| format!("t.{name}")).join(", ");
+    // The others are in the submission, and for filters only.
+    let columns = TaskColumns::NAMES.map(|name| format!("t.{name}")).join(", ");
     format!(
         "SELECT {columns}, (SELECT e.event FROM events AS e \
          WHERE e.task = t.place AND e.place = t.spec_at) AS event FROM tasks AS t"
@@ -73,17 +74,11 @@ pub(super) struct TaskColumns {
     pub(super) losses: i64,
     pub(super) stub: bool,
     pub(super) cancel_requested: bool,
-    pub(super) task_type: String,
     pub(super) subsystem: String,
-    pub(super) title: String,
-    pub(super) created_by: String,
     pub(super) priority: i64,
     pub(super) queue: String,
     pub(super) executor: String,
     pub(super) worker: String,
-    pub(super) parent_id: String,
-    pub(super) retry_of: String,
-    pub(super) tags: String,
     pub(super) created_at: i64,
     pub(super) started_at: Option<i64>,
     pub(super) finished_at: Option<i64>,
@@ -96,6 +91,33 @@ pub(super) struct TaskColumns {
 }
 
 impl TaskColumns {
+    const NAMES: [&str; 24] = [
+        "place",
+        "tenant",
+        "task_id",
+        "state",
+        "cause",
+        "awaits_verdict",
+        "attempts",
+        "tries",
+        "losses",
+        "stub",
+        "cancel_requested",
+        "subsystem",
+        "priority",
+        "queue",
+        "executor",
+        "worker",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "deadline",
+        "duration",
+        "verification",
+        "spec_at",
+        "report",
+    ];
+
     pub(super) fn bytes(&self) -> usize {
         self.event.as_ref().map_or(0, Vec::len) + self.report.len()
     }

@@ -81,7 +81,8 @@ fn move_cursor(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<bool> {
             .execute(params![stream, sequence, clock.micros()])?,
         Some(from) => tx
             .prepare_cached(
-                "UPDATE log_cursor SET sequence = ?, clock = ? WHERE stream = ? AND sequence = ?",
+                "UPDATE log_cursor SET sequence = ?, clock = ? \
+                 WHERE one = 1 AND stream = ? AND sequence = ?",
             )?
             .execute(params![
                 sequence,

@@ -47,7 +47,7 @@ pub(super) async fn move_cursor(tx: &mut PgConnection, batch: &Batch) -> Result<
                 .await?
         }
         Some(from) => {
-            sqlx::query("UPDATE log_cursor SET sequence = $1, clock = $2 WHERE stream = $3 AND sequence = $4")
+            sqlx::query("UPDATE log_cursor SET sequence = $1, clock = $2 WHERE one = 1 AND stream = $3 AND sequence = $4")
                 .bind(cursor.sequence as i64)
                 .bind(clock.micros())
                 .bind(from.stream.to_string())
