@@ -33,11 +33,8 @@ const BUNDLE: usize = 256;
 
 fn created(number: usize) -> anyhow::Result<(TaskId, Vec<u8>)> {
     let id = TaskId::from_uuid(Uuid::now_v7());
-    let data: String = (0..4)
-        .map(|n| {
-            format!("{:016x}", (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 + (n << 7)))
-        })
-        .collect();
+    let word = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let data = format!("{word:016x}{:016x}{:016x}{word:016x}", !word, word.swap_bytes());
     let worker = pb::Worker { handler: "noop".into() };
     let spec = pb::TaskSpec {
         task_id: id.to_string(),
@@ -90,7 +87,8 @@ fn log(tasks: usize, lead: usize) -> anyhow::Result<Vec<Vec<u8>>> {
         let behind = if ids.len() == tasks { tasks } else { ids.len().saturating_sub(lead) };
         let end = behind.min(done + BUNDLE);
         if end > done {
-            let bundle = (done..end).map(|n| completed(ids[n].clone(), n)).collect();
+            let ended = ids.iter().cloned().enumerate().skip(done).take(end - done);
+            let bundle = ended.map(|(n, id)| completed(id, n)).collect();
             messages.push(wire::bundle(bundle));
             done = end;
         }

@@ -119,7 +119,8 @@ impl Admin {
 
     async fn history(&self, request: pb::GetRequest) -> Result<pb::HistoryResponse, ApiError> {
         let row = self.find(&request).await?;
-        let entries = answered(self.ledger.history(row.live.place, limits::HISTORY_ENTRIES_MAX)).await?;
+        let entries =
+            answered(self.ledger.history(row.live.place, limits::HISTORY_ENTRIES_MAX)).await?;
         let mut bytes = 0;
         let mut entries: Vec<_> = entries
             .into_iter()

@@ -16,7 +16,7 @@ use crate::row::{Fixed, Live, Place, Verification};
 
 /// What the first event about a task makes, not yet described.
 pub(crate) fn first(place: Place, life: State, event: &TaskEvent, clock: Timestamp) -> Live {
-    let mut live = Live {
+    let mut row = Live {
         place,
         spec_at: place,
         life: State::created(life.external),
@@ -30,8 +30,8 @@ pub(crate) fn first(place: Place, life: State, event: &TaskEvent, clock: Timesta
         verification: Verification::Pending,
         report: None,
     };
-    apply(&mut live, life, event, clock);
-    live
+    apply(&mut row, life, event, clock);
+    row
 }
 
 /// The submission of a task that is known from reports only.
@@ -54,7 +54,11 @@ pub(crate) fn describe(live: &mut Live, tenant: Tenant, id: TaskId, spec: TaskSp
         id,
         queue: spec.queue().as_str().to_owned(),
         // A stub that is described later stays external: it is never dispatched.
-        executor: Cow::Borrowed(if live.life.external { "external" } else { spec.executor().word() }),
+        executor: Cow::Borrowed(if live.life.external {
+            "external"
+        } else {
+            spec.executor().word()
+        }),
         deadline: spec.deadline(live.created_at),
         spec: spec.into_pb(),
     })

@@ -17,6 +17,7 @@ use common::{
     event::{Event, Kind, TaskEvent},
     id::{TaskId, TaskKey, Tenant},
     lifecycle::{self, Ignored, State, state_word},
+    limits,
     pb::DeadLetter,
     task::TaskSpec,
     time::Timestamp,
@@ -79,6 +80,8 @@ pub fn known(messages: &[Message]) -> (usize, Option<u32>) {
 pub struct Fold {
     known: Known,
     out: Changes,
+    /// Of the messages whose changes were not taken.
+    bytes: usize,
     traced: bool,
 }
 
@@ -86,17 +89,13 @@ impl Fold {
     /// Begins where a ledger is: at its clock, and with the newest of its ids.
     pub fn new(clock: Timestamp, newest: Option<&str>, traced: bool) -> Self {
         let out = Changes { clock, ..Changes::default() };
-        Self { known: Known::new(newest), out, traced }
+        Self { known: Known::new(newest), out, bytes: 0, traced }
     }
 
-    /// Whether nothing has changed since the changes were taken.
-    pub fn is_empty(&self) -> bool {
-        self.out.entries.is_empty() && self.out.dead.is_empty()
-    }
-
-    /// Events whose changes were not taken yet.
-    pub fn events(&self) -> usize {
-        self.out.entries.len()
+    /// Whether so many more events of so many bytes are too much for one batch.
+    pub fn is_full(&self, events: usize, bytes: usize) -> bool {
+        self.out.entries.len() + events > limits::LEDGER_BATCH_EVENTS_MAX
+            || self.bytes + bytes > limits::READ_BYTES_MAX
     }
 
     /// The tasks that the ledger must be asked for before these messages can be folded.
@@ -137,6 +136,7 @@ impl Fold {
     pub fn fold(&mut self, messages: Vec<Message>) {
         for mut message in messages {
             self.out.clock = self.out.clock.max(message.at);
+            self.bytes += message.payload.len();
             let items = std::mem::take(&mut message.items);
             self.message(&message, items);
         }
@@ -146,6 +146,7 @@ impl Fold {
     pub fn take(&mut self) -> Changes {
         let mut taken = Changes { clock: self.out.clock, ..Changes::default() };
         std::mem::swap(&mut taken, &mut self.out);
+        self.bytes = 0;
         taken.tasks = self.known.take(&mut taken.counts);
         taken
     }
@@ -193,24 +194,16 @@ impl Fold {
     }
 
     /// Applies an event that takes the task to `life`, and returns the place of the task.
-    fn change(
-        &mut self,
-        key: TaskKey,
-        place: Place,
-        life: State,
-        event: &TaskEvent,
-    ) -> Place {
+    fn change(&mut self, key: TaskKey, place: Place, life: State, event: &TaskEvent) -> Place {
         let clock = self.out.clock;
         if let Some(slot) = self.known.change(&key) {
             change::apply(&mut slot.live, life, event, clock);
             return slot.live.place;
         }
-        let live = change::first(place, life, event, clock);
-        let stub = match event.kind {
-            Kind::Created(_) => None,
-            _ => change::stub(event),
-        };
-        let slot = self.known.insert(key, live, &event.id);
+        let row = change::first(place, life, event, clock);
+        let is_created = matches!(event.kind, Kind::Created(_));
+        let stub = if is_created { None } else { change::stub(event) };
+        let slot = self.known.insert(key, row, &event.id);
         if let Some(spec) = stub {
             slot.describe(event.tenant.clone(), event.id.clone(), spec, place);
         }

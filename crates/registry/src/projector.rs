@@ -219,7 +219,13 @@ impl Projector {
         }
     }
 
-    async fn write(&self, stream: Uuid, from: Option<Cursor>, to: u64, changes: Changes) -> Written {
+    async fn write(
+        &self,
+        stream: Uuid,
+        from: Option<Cursor>,
+        to: u64,
+        changes: Changes,
+    ) -> Written {
         let begun = Instant::now();
         let spans = spans(&changes.traces);
         let Changes { tasks, entries, dead, counts, clock, .. } = changes;
@@ -261,7 +267,7 @@ struct Batches<'a> {
 
 impl Batches<'_> {
     fn is_full(&self) -> bool {
-        self.fold.events() >= limits::LEDGER_BATCH_EVENTS_MAX
+        self.fold.is_full(1, 1)
     }
 
     /// Waits until the batch that is being written is; for ever when there is none. Cancel-safe.
@@ -297,8 +303,9 @@ impl Batches<'_> {
         let (count, newer) = project::known(&messages);
         messages.truncate(count);
         for batch in batches(messages) {
-            let events: usize = batch.iter().map(|m| m.items.len()).sum();
-            if self.fold.events() + events > limits::LEDGER_BATCH_EVENTS_MAX {
+            let events = batch.iter().map(|m| m.items.len()).sum();
+            let bytes = batch.iter().map(|m| m.payload.len()).sum();
+            if self.fold.is_full(events, bytes) {
                 self.settle().await?;
                 self.begin_writing().await?;
             }

@@ -141,7 +141,7 @@ impl TaskColumns {
             "skipped" => Phase::Skipped,
             other => anyhow::bail!("column state: {other:?}"),
         };
-        let life = State {
+        let state = State {
             phase,
             ended: u32::try_from(self.attempts).context("column attempts")?,
             tries: u16::try_from(self.tries).context("column tries")?,
@@ -161,7 +161,7 @@ impl TaskColumns {
         let live = Live {
             place: Place::from_number(self.place),
             spec_at: Place::from_number(self.spec_at),
-            life,
+            life: state,
             priority: u8::try_from(self.priority).context("column priority")?,
             subsystem: self.subsystem.into(),
             worker: self.worker.into(),

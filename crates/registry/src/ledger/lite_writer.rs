@@ -56,9 +56,8 @@ impl Writer {
         // A panic in between left a transaction, which was rolled back.
         let mut connection = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // The write lock of the file comes first: the cursor cannot move until the end.
-        let tx = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(failed)?;
+        let tx =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         if !move_cursor(&tx, batch).map_err(failed)? {
             return Err(LedgerError::Superseded);
         }
@@ -199,9 +198,8 @@ fn write_counts(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     ))?;
     for (subsystem, states) in &batch.counts {
         let [pending, running, completed, failed, cancelled, skipped] = deltas(states);
-        upsert.execute(params![
-            subsystem, pending, running, completed, failed, cancelled, skipped
-        ])?;
+        upsert
+            .execute(params![subsystem, pending, running, completed, failed, cancelled, skipped])?;
     }
     Ok(())
 }

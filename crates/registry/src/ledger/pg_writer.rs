@@ -127,8 +127,12 @@ fn bind_new<'q>(query: Query<'q>, rows: &'q [(&Change, &Fixed)]) -> Query<'q> {
         .bind(rows.iter().map(|(_, f)| f.spec.retry_of.as_str()).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, f)| tags(&f.spec.tags)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(c, _)| c.live.created_at.micros()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(c, _)| c.live.started_at.map(Timestamp::micros)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(c, _)| c.live.finished_at.map(Timestamp::micros)).collect::<Vec<_>>())
+        .bind(
+            rows.iter().map(|(c, _)| c.live.started_at.map(Timestamp::micros)).collect::<Vec<_>>(),
+        )
+        .bind(
+            rows.iter().map(|(c, _)| c.live.finished_at.map(Timestamp::micros)).collect::<Vec<_>>(),
+        )
         .bind(rows.iter().map(|(_, f)| f.deadline.map(Timestamp::micros)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(c, _)| micros(c.live.duration)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(c, _)| c.live.verification.as_str()).collect::<Vec<_>>())
@@ -192,9 +196,8 @@ pub(super) async fn write_counts(
         set.join(", "),
     );
     let rows: Vec<_> = counts.values().map(deltas).collect();
-    let column = |n: usize| {
-        rows.iter().map(|row| row.get(n).copied().unwrap_or(0)).collect::<Vec<i64>>()
-    };
+    let column =
+        |n: usize| rows.iter().map(|row| row.get(n).copied().unwrap_or(0)).collect::<Vec<i64>>();
     let mut query =
         sqlx::query(AssertSqlSafe(sql)).bind(counts.keys().map(|key| &**key).collect::<Vec<_>>());
     for n in 0..STATES.len() {

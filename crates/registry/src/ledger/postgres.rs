@@ -12,9 +12,8 @@ use sqlx::{
 };
 
 use super::{
-    Batch, Later, Ledger, LedgerError, PAGE_MEMORY_BYTES_MAX, Page, Position, SUBSYSTEMS_MAX,
-    Stats,
-    STATES,
+    Batch, Later, Ledger, LedgerError, PAGE_MEMORY_BYTES_MAX, Page, Position, STATES,
+    SUBSYSTEMS_MAX, Stats,
     columns::{CursorColumns, EventColumns, TaskColumns, selected},
     failed, pg_writer,
     query::{Dialect, push_where},

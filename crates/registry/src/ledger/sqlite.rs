@@ -15,9 +15,8 @@ use sqlx::{
 };
 
 use super::{
-    Batch, Later, Ledger, LedgerError, PAGE_MEMORY_BYTES_MAX, Page, Position, SUBSYSTEMS_MAX,
-    Stats,
-    STATES,
+    Batch, Later, Ledger, LedgerError, PAGE_MEMORY_BYTES_MAX, Page, Position, STATES,
+    SUBSYSTEMS_MAX, Stats,
     columns::{CursorColumns, EventColumns, TaskColumns, selected},
     failed,
     lite_writer::Writer,
@@ -206,7 +205,8 @@ impl Ledger for Sqlite {
                 .await
                 .map_err(&failed)?;
             let sum = STATES.join(" + ");
-            let sql = format!("SELECT subsystem, {sum} FROM task_counts ORDER BY 2 DESC, 1 LIMIT ?");
+            let sql =
+                format!("SELECT subsystem, {sum} FROM task_counts ORDER BY 2 DESC, 1 LIMIT ?");
             let by_subsystem = sqlx::query_as::<_, (String, i64)>(AssertSqlSafe(sql))
                 .bind(SUBSYSTEMS_MAX)
                 .fetch_all(&self.readers)

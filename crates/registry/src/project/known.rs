@@ -134,9 +134,9 @@ impl Known {
                     }
                     count(counts, &slot.live.subsystem, now, 1);
                 }
-                let report = slot.live.report.as_ref().map(|r| r.encode_to_vec());
+                let report = slot.live.report.as_deref().map(prost::Message::encode_to_vec);
                 let report = report.unwrap_or_default();
-                let live = Live { report: None, ..copy(&slot.live) };
+                let live = copy(&slot.live);
                 let fixed = fixed.filter(|_| std::mem::take(&mut slot.is_described));
                 changes.push(Change { live, report, fixed, is_new: before.is_none() });
             }

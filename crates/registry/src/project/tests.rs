@@ -1,12 +1,13 @@
 use std::time::Duration;
 
-use common::pb;
+use common::{
+    lifecycle::{Cause, Phase},
+    limits, pb,
+};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{fixtures::*, row::Verification, view};
-use common::{lifecycle::{Cause, Phase}, limits};
-
 
 /// Folds events, one a message and a second apart, and returns the rows and everything else.
 fn fold(events: Vec<TaskEvent>) -> Folded {
@@ -95,7 +96,10 @@ fn an_attempt_that_is_tried_again_leaves_its_error_but_no_start() {
         event("t", Kind::Retrying(Box::new(retrying))),
     ];
     let row = only(events.clone());
-    assert_eq!((row.live.life.phase, row.live.life.ended, row.live.life.tries), (Phase::Pending, 1, 1));
+    assert_eq!(
+        (row.live.life.phase, row.live.life.ended, row.live.life.tries),
+        (Phase::Pending, 1, 1)
+    );
     assert_eq!(
         (row.live.started_at, report(&row).error.clone(), report(&row).progress),
         (None, error, None)
@@ -146,7 +150,10 @@ fn a_stub_is_described_by_a_later_creation_and_stays_external() {
     let spec = pb::TaskSpec { title: "told late".into(), priority: Some(9), ..shell("t") };
     let mut row = only(vec![started("t", 0)]);
     assert!(row.live.life.stub);
-    assert_eq!((row.fixed.spec.task_type.as_str(), row.fixed.executor.as_ref()), ("unknown", "external"));
+    assert_eq!(
+        (row.fixed.spec.task_type.as_str(), row.fixed.executor.as_ref()),
+        ("unknown", "external")
+    );
     let out = project(vec![row.clone()], secs(1), &[message(2, created(spec))]);
     row = out.rows[0].clone();
     assert_eq!((row.live.place.sequence, row.live.created_at, row.live.priority), (1, secs(1), 9));
@@ -162,8 +169,14 @@ fn a_stub_that_is_described_after_its_end_keeps_its_end() {
     let end = completed("t", pb::Completed::default());
     let late = pb::TaskSpec { title: "told late".into(), ..external("t") };
     let row = only(vec![started("t", 0), end, created(late)]);
-    assert_eq!((row.live.finished_at, row.live.duration), (Some(secs(2)), Some(Duration::from_secs(1))));
-    assert_eq!((row.fixed.spec.title.as_str(), row.live.life.phase), ("told late", Phase::Completed));
+    assert_eq!(
+        (row.live.finished_at, row.live.duration),
+        (Some(secs(2)), Some(Duration::from_secs(1)))
+    );
+    assert_eq!(
+        (row.fixed.spec.title.as_str(), row.live.life.phase),
+        ("told late", Phase::Completed)
+    );
 }
 
 #[test]
@@ -253,11 +266,9 @@ fn older_words_of_reporters_end_a_task_too() {
 
 fn any_event() -> impl Strategy<Value = TaskEvent> {
     (0..3_usize, 0..9_u8, 0..3_u32).prop_map(|(task, kind, attempt)| {
-        let id = [
-            "a",
-            "0192f0c4-0000-7000-8000-000000000001",
-            "0192f0c4-0000-7000-8000-000000000002",
-        ][task];
+        let id =
+            ["a", "0192f0c4-0000-7000-8000-000000000001", "0192f0c4-0000-7000-8000-000000000002"]
+                [task];
         match kind {
             0 => created(shell(id)),
             1 => created(external(id)),
@@ -306,7 +317,11 @@ impl Sim {
         }
         for change in changes.tasks {
             let old = self.rows.values().find(|row| row.live.place == change.live.place);
-            assert_eq!(old.is_none(), change.is_new, "an update of what is not there, or the reverse");
+            assert_eq!(
+                old.is_none(),
+                change.is_new,
+                "an update of what is not there, or the reverse"
+            );
             let row = row_of(change, old.map(|row| row.fixed.clone()));
             self.rows.insert(row.key(), row);
         }
