@@ -105,7 +105,9 @@ pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(1);
 pub const PAYLOAD_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Events that the registry writes in one transaction.
-pub const LEDGER_BATCH_EVENTS_MAX: usize = 2_000;
+pub const LEDGER_BATCH_EVENTS_MAX: usize = 4_000;
+/// What the registry remembers of open tasks, in bytes; it asks the ledger for others.
+pub const LEDGER_KNOWN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long the registry waits for one answer of the ledger.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(10);
 /// Longest pause before the registry tries again what the ledger or NATS did not do.

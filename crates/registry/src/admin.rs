@@ -79,7 +79,7 @@ impl Admin {
 
     async fn result(&self, request: pb::GetRequest) -> Result<pb::Outcome, ApiError> {
         let row = self.find(&request).await?;
-        if !row.life.phase.is_terminal() {
+        if !row.live.life.phase.is_terminal() {
             let message = format!("task {:?} has not ended", request.task_id);
             return Err(ApiError::new(ErrorCode::FailedPrecondition, message).hint(
                 "`jetmill result --wait` waits for it; `jetmill why` says what it waits for",
@@ -98,7 +98,7 @@ impl Admin {
         let mut response = pb::ListResponse { sequence, ..pb::ListResponse::default() };
         let (mut bytes, mut more, mut end) = (0, page.more, None);
         for row in page.rows {
-            let place = row.place;
+            let place = row.live.place;
             let task = view::summary(row);
             bytes += task.encoded_len() + JSON_NAMES_BYTES;
             if bytes > limits::ANSWER_BYTES_MAX && end.is_some() {
@@ -119,7 +119,8 @@ impl Admin {
 
     async fn history(&self, request: pb::GetRequest) -> Result<pb::HistoryResponse, ApiError> {
         let row = self.find(&request).await?;
-        let entries = answered(self.ledger.history(row.place, limits::HISTORY_ENTRIES_MAX)).await?;
+        let entries =
+            answered(self.ledger.history(row.live.place, limits::HISTORY_ENTRIES_MAX)).await?;
         let mut bytes = 0;
         let mut entries: Vec<_> = entries
             .into_iter()
@@ -132,9 +133,9 @@ impl Admin {
                     sequence: entry.place.sequence,
                     index: entry.place.index,
                     at: Some(entry.at.into()),
-                    kind: entry.kind,
-                    event: fits.then(|| pb::Event::decode(entry.event.as_slice()).ok()).flatten(),
-                    ignored: entry.ignored,
+                    kind: entry.kind.into_owned(),
+                    event: fits.then(|| pb::Event::decode(entry.event.as_ref()).ok()).flatten(),
+                    ignored: entry.ignored.into_owned(),
                 }
             })
             .collect();

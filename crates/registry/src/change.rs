@@ -1,9 +1,10 @@
 //! **Pure.** What an event that took effect changes in its task's row, besides the state.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use common::{
     event::{Kind, TaskEvent},
+    id::{TaskId, Tenant},
     lifecycle::{Phase, State},
     limits::METADATA_BYTES_MAX,
     pb,
@@ -11,52 +12,60 @@ use common::{
     time::Timestamp,
 };
 
-use crate::row::{Place, Row, Verification};
+use crate::row::{Fixed, Live, Place, Verification};
 
-/// The row that the first event about a task makes.
-pub(crate) fn first(place: Place, life: State, event: &TaskEvent, clock: Timestamp) -> Row {
-    let mut row = Row {
+/// What the first event about a task makes, not yet described.
+pub(crate) fn first(place: Place, life: State, event: &TaskEvent, clock: Timestamp) -> Live {
+    let mut row = Live {
         place,
-        tenant: event.tenant.clone(),
-        id: event.id.clone(),
+        spec_at: place,
         life: State::created(life.external),
         priority: common::task::PRIORITY,
-        queue: String::new(),
-        executor: String::new(),
-        worker: String::new(),
+        subsystem: Box::default(),
+        worker: Box::default(),
         created_at: clock,
         started_at: None,
         finished_at: None,
-        deadline: None,
         duration: None,
         verification: Verification::Pending,
-        spec: pb::TaskSpec::default(),
-        report: pb::Task::default(),
+        report: None,
     };
-    let stub = pb::TaskSpec {
+    apply(&mut row, life, event, clock);
+    row
+}
+
+/// The submission of a task that is known from reports only.
+pub(crate) fn stub(event: &TaskEvent) -> Option<TaskSpec> {
+    let spec = pb::TaskSpec {
         tenant: event.tenant.to_string(),
         task_id: event.id.to_string(),
         ..pb::TaskSpec::default()
     };
     // Nothing but the names is set, and they were parsed: the check only fills in the defaults.
-    if let (false, Ok(stub)) = (matches!(event.kind, Kind::Created(_)), TaskSpec::parse(stub)) {
-        describe(&mut row, &stub.with_trace(&event.traceparent), life.external);
-    }
-    apply(&mut row, life, event, clock);
-    row
+    TaskSpec::parse(spec).ok().map(|spec| spec.with_trace(&event.traceparent))
 }
 
-fn describe(row: &mut Row, spec: &TaskSpec, external: bool) {
-    row.priority = spec.priority();
-    spec.queue().as_str().clone_into(&mut row.queue);
-    // A stub that is described later stays external: it is never dispatched.
-    if external { "external" } else { spec.executor().word() }.clone_into(&mut row.executor);
-    row.deadline = spec.deadline(row.created_at);
-    spec.as_pb().clone_into(&mut row.spec);
+/// Takes over what was submitted.
+pub(crate) fn describe(live: &mut Live, tenant: Tenant, id: TaskId, spec: TaskSpec) -> Box<Fixed> {
+    live.priority = spec.priority();
+    live.subsystem = spec.as_pb().subsystem.as_str().into();
+    Box::new(Fixed {
+        tenant,
+        id,
+        queue: spec.queue().as_str().to_owned(),
+        // A stub that is described later stays external: it is never dispatched.
+        executor: Cow::Borrowed(if live.life.external {
+            "external"
+        } else {
+            spec.executor().word()
+        }),
+        deadline: spec.deadline(live.created_at),
+        spec: spec.into_pb(),
+    })
 }
 
 /// Applies an event that takes the task to `life`.
-pub(crate) fn apply(row: &mut Row, life: State, event: &TaskEvent, clock: Timestamp) {
+pub(crate) fn apply(row: &mut Live, life: State, event: &TaskEvent, clock: Timestamp) {
     let before = std::mem::replace(&mut row.life, life).phase;
     if before != Phase::Running && life.phase == Phase::Running {
         row.started_at = Some(clock);
@@ -70,7 +79,9 @@ pub(crate) fn apply(row: &mut Row, life: State, event: &TaskEvent, clock: Timest
         if before == Phase::Running && life.phase != Phase::Running {
             // The attempt is over; the next one has a start of its own.
             row.started_at = None;
-            (row.report.progress, row.report.progress_message) = (None, String::new());
+            if let Some(report) = &mut row.report {
+                (report.progress, report.progress_message) = (None, String::new());
+            }
         }
         row.duration = told.or(row.duration);
         return;
@@ -89,30 +100,30 @@ pub(crate) fn apply(row: &mut Row, life: State, event: &TaskEvent, clock: Timest
 }
 
 /// Takes over what the event tells, and returns the duration that its worker measured.
-fn details(row: &mut Row, event: &TaskEvent) -> Option<Duration> {
-    let report = &mut row.report;
-    if !matches!(event.kind, Kind::Completed(_) | Kind::Failed(_)) {
-        merge(&mut report.metadata, &event.metadata);
+fn details(row: &mut Live, event: &TaskEvent) -> Option<Duration> {
+    if !event.metadata.is_empty() && !matches!(event.kind, Kind::Completed(_) | Kind::Failed(_)) {
+        merge(&mut report(row).metadata, &event.metadata);
     }
     match &event.kind {
-        Kind::Created(spec) => {
-            let external = row.life.external;
-            describe(row, spec, external);
-        }
         Kind::Started(body) => worker(row, &body.worker),
         Kind::Progress(body) => {
+            let report = report(row);
             report.progress = body.fraction.or(report.progress);
             if !body.message.is_empty() {
                 body.message.clone_into(&mut report.progress_message);
             }
         }
-        Kind::Updated(body) => merge(&mut report.metadata, text(body.metadata.as_ref())),
+        Kind::Updated(body) => {
+            merge(&mut report(row).metadata, text(body.metadata.as_ref()));
+        }
         Kind::Snapshot(body) => {
+            let report = report(row);
             report.resource_usage = body.resource_usage.or(report.resource_usage);
         }
         Kind::Completed(body) => return completed(row, body, &event.metadata),
         Kind::Failed(body) => return failed(row, body, &event.metadata),
         Kind::Retrying(body) => {
+            let report = report(row);
             report.error.clone_from(&body.error);
             report.resource_usage = body.resource_usage.or(report.resource_usage);
             worker(row, &body.worker);
@@ -125,6 +136,7 @@ fn details(row: &mut Row, event: &TaskEvent) -> Option<Duration> {
         Kind::Returned(body) => worker(row, &body.worker),
         Kind::Skipped(body) => reason(row, "skipped", &body.reason),
         Kind::Cancelled(body) => {
+            let report = report(row);
             report.result.clone_from(&body.result);
             report.resource_usage = body.resource_usage.or(report.resource_usage);
             reason(row, "cancelled", &body.reason);
@@ -134,18 +146,23 @@ fn details(row: &mut Row, event: &TaskEvent) -> Option<Duration> {
         Kind::Reprioritised(body) => {
             row.priority = u8::try_from(body.priority.clamp(1, 10)).unwrap_or(row.priority);
         }
-        Kind::CancelRequested(_) | Kind::Expedited(_) | Kind::Carried(_) => {}
+        Kind::Created(_) | Kind::CancelRequested(_) | Kind::Expedited(_) | Kind::Carried(_) => {}
     }
     None
 }
 
-fn completed(row: &mut Row, body: &pb::Completed, metadata: &str) -> Option<Duration> {
+/// What was reported so far.
+fn report(row: &mut Live) -> &mut pb::Task {
+    row.report.get_or_insert_default()
+}
+
+fn completed(row: &mut Live, body: &pb::Completed, metadata: &str) -> Option<Duration> {
     row.verification = match body.verification_passed {
         Some(true) => Verification::Passed,
         Some(false) => Verification::Failed,
         None => Verification::Skipped,
     };
-    let report = &mut row.report;
+    let report = report(row);
     report.error = None;
     report.result.clone_from(&body.result);
     report.resource_usage = body.resource_usage.or(report.resource_usage);
@@ -156,8 +173,8 @@ fn completed(row: &mut Row, body: &pb::Completed, metadata: &str) -> Option<Dura
     measured(body.duration)
 }
 
-fn failed(row: &mut Row, body: &pb::Failed, metadata: &str) -> Option<Duration> {
-    let report = &mut row.report;
+fn failed(row: &mut Live, body: &pb::Failed, metadata: &str) -> Option<Duration> {
+    let report = report(row);
     let older = pb::TaskError { code: String::new(), message: body.error_message.clone() };
     match &body.error {
         Some(error) => report.error = Some(error.clone()),
@@ -173,17 +190,17 @@ fn failed(row: &mut Row, body: &pb::Failed, metadata: &str) -> Option<Duration> 
     measured(body.duration)
 }
 
-fn worker(row: &mut Row, name: &str) {
+fn worker(row: &mut Live, name: &str) {
     if !name.is_empty() {
         // Reporters are not bound by our rules for names, and PostgreSQL refuses NUL characters.
-        row.worker =
-            name.chars().take(128).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        row.worker = name.chars().take(128).map(visible).collect::<String>().into();
     }
 }
 
-fn reason(row: &mut Row, code: &str, reason: &str) {
+fn reason(row: &mut Live, code: &str, reason: &str) {
     if !reason.is_empty() {
-        row.report.error = Some(pb::TaskError { code: code.into(), message: reason.into() });
+        report(row).error = Some(pb::TaskError { code: code.into(), message: reason.into() });
     }
 }
 

@@ -13,6 +13,11 @@ use common::{
 };
 use uuid::Uuid;
 
+use crate::{
+    project::{Changes, Fold},
+    row::{Change, Entry, Fixed, Live, Row},
+};
+
 pub(crate) const LOG: Uuid = Uuid::from_u128(7);
 
 /// A message of one event; the log's clock shows a second for each sequence.
@@ -68,4 +73,44 @@ pub(crate) fn external(id: &str) -> pb::TaskSpec {
 #[expect(clippy::unnecessary_wraps, reason = "the fields are optional")]
 pub(crate) fn json(text: &str) -> Option<pb::Json> {
     Some(pb::Json { text: text.into() })
+}
+
+/// What messages come to.
+pub(crate) struct Folded {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) dead: Vec<pb::DeadLetter>,
+    pub(crate) clock: Timestamp,
+}
+
+/// Folds messages over rows, and returns the rows that changed.
+pub(crate) fn project(rows: Vec<Row>, clock: Timestamp, messages: &[Message]) -> Folded {
+    let known: Vec<_> = rows.iter().map(|row| (row.live.place, row.fixed.clone())).collect();
+    let mut fold = Fold::new(clock, None, false);
+    fold.load(rows);
+    fold.fold(messages.to_vec());
+    let Changes { tasks, entries, dead, clock, .. } = fold.take();
+    let fixed = |place| known.iter().find(|(known, _)| *known == place).map(|(_, f)| f.clone());
+    let rows = tasks.into_iter().map(|change| {
+        let fixed = fixed(change.live.place);
+        row_of(change, fixed)
+    });
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort_by_key(|row| row.live.place);
+    Folded { rows, entries, dead, clock }
+}
+
+/// The row after a change.
+pub(crate) fn row_of(change: Change, fixed: Option<Fixed>) -> Row {
+    let report = match change.report.as_slice() {
+        [] => None,
+        report => Some(Box::new(prost::Message::decode(report).expect("a report"))),
+    };
+    let fixed = change.fixed.map(|fixed| *fixed).or(fixed).expect("a description");
+    Row { live: Live { report, ..change.live }, fixed }
+}
+
+/// What was reported of a task.
+pub(crate) fn report(row: &Row) -> pb::Task {
+    row.live.report.as_deref().cloned().unwrap_or_default()
 }

@@ -5,11 +5,13 @@
 //! nothing; so rows may be read before the transaction and folded without a lock.
 
 mod columns;
+mod lite_writer;
+mod pg_writer;
 mod postgres;
 mod query;
 mod sqlite;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bus::Cursor;
 use common::{
@@ -20,7 +22,10 @@ use common::{
 };
 use futures::future::BoxFuture;
 
-use crate::row::{Entry, Place, Row};
+use crate::{
+    project::Counts,
+    row::{Change, Entry, Place, Row},
+};
 
 /// Subsystems in the statistics: the largest ones.
 const SUBSYSTEMS_MAX: i64 = 100;
@@ -38,15 +43,17 @@ pub struct Position {
 
 /// What one transaction writes.
 #[derive(Debug)]
-pub struct Batch<'a> {
+pub struct Batch {
     /// The cursor that the rows were folded from; `None` for an empty ledger.
     pub from: Option<Cursor>,
     /// Where they are now.
     pub to: Position,
-    /// Rows that are new or changed.
-    pub rows: &'a [Row],
+    /// Tasks that are new or changed.
+    pub tasks: Vec<Change>,
     /// New lines of the history.
-    pub entries: &'a [Entry],
+    pub entries: Vec<Entry>,
+    /// By how much the numbers of tasks change.
+    pub counts: Counts,
 }
 
 /// A page of tasks, newest first.
@@ -67,12 +74,25 @@ pub struct Stats {
     pub by_subsystem: Vec<(String, u64)>,
 }
 
+/// The words of the states, each a column of `task_counts`.
+const STATES: [&str; 6] = ["pending", "running", "completed", "failed", "cancelled", "skipped"];
+
 impl Stats {
-    fn new(by_state: Vec<(String, i64)>, by_subsystem: Vec<(String, i64)>) -> Self {
-        let counts =
-            |rows: Vec<(String, i64)>| rows.into_iter().map(|(w, n)| (w, n as u64)).collect();
-        Self { by_state: counts(by_state), by_subsystem: counts(by_subsystem) }
+    fn new(by_state: impl Fn(usize) -> i64, by_subsystem: Vec<(String, i64)>) -> Self {
+        let counts = |rows: &mut dyn Iterator<Item = (String, i64)>| {
+            rows.filter(|(_, n)| *n > 0).map(|(word, n)| (word, n as u64)).collect()
+        };
+        let mut by_state = (0..).zip(STATES).map(|(n, word)| (word.to_owned(), by_state(n)));
+        Self {
+            by_state: counts(&mut by_state),
+            by_subsystem: counts(&mut by_subsystem.into_iter()),
+        }
     }
+}
+
+/// The changes of one row of `task_counts`, in the order of its columns.
+fn deltas(states: &HashMap<&'static str, i64>) -> [i64; 6] {
+    STATES.map(|word| states.get(word).copied().unwrap_or(0))
 }
 
 /// Why the ledger did not do it.
@@ -96,10 +116,12 @@ pub type Later<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
 pub trait Ledger: Send + Sync + 'static {
     /// How far the fold has come; `None` for an empty ledger.
     fn position(&self) -> Later<'_, Option<Position>>;
+    /// The last id, by its text, of those that may be UUIDs of our time: they begin with 0.
+    fn newest_id(&self) -> Later<'_, Option<String>>;
     /// The rows under these ids, of every generation.
     fn load<'a>(&'a self, tasks: &'a [(Tenant, TaskId)]) -> Later<'a, Vec<Row>>;
     /// Writes a batch, unless the cursor is elsewhere.
-    fn record<'a>(&'a self, batch: Batch<'a>) -> Later<'a, ()>;
+    fn record(&self, batch: Batch) -> Later<'_, ()>;
     /// The newest task under this id.
     fn find<'a>(&'a self, tenant: &'a Tenant, id: &'a TaskId) -> Later<'a, Option<Row>>;
     /// Tasks that fit, before a place, newest first.

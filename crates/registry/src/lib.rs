@@ -16,6 +16,7 @@ mod fixtures;
 pub mod ledger;
 pub mod project;
 mod projector;
+mod raw;
 pub mod row;
 mod view;
 

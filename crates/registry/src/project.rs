@@ -1,264 +1,249 @@
-//! **Pure.** The ledger's fold: messages of the log and the rows that they name, to the rows that
-//! changed, the lines of the history and the dead letters.
+//! **Pure.** The ledger's fold: messages of the log and what it knows of the tasks that they name,
+//! to the rows that changed, the lines of the history and the dead letters.
 //!
-//! What a task's state becomes is decided by `common::lifecycle` alone. Applied twice, a batch
+//! What a task's state becomes is decided by `common::lifecycle` alone. Applied twice, a message
 //! changes nothing: the second time every event is ignored as a repeat.
+//!
+//! A fold keeps what it knows of open tasks from one batch to the next, and asks the ledger for
+//! the others. It can be dropped at any time: another one begins where the ledger is.
 
-use std::collections::HashMap;
+mod known;
+mod letters;
+
+use std::collections::{HashMap, HashSet};
 
 use bus::Message;
 use common::{
     event::{Event, Kind, TaskEvent},
     id::{TaskId, TaskKey, Tenant},
-    lifecycle::{self, Cause, Ignored, Phase},
+    lifecycle::{self, Ignored, State, state_word},
     limits,
-    pb::{self, DeadLetter},
+    pb::DeadLetter,
     task::TaskSpec,
     time::Timestamp,
     wire::{self, NotAnEvent},
 };
 
+pub use self::letters::{TASK, UNDECODABLE};
 use crate::{
-    change,
-    row::{Entry, Place, Row},
+    change, raw,
+    row::{Change, Entry, Fixed, Live, Place, Row},
 };
+use known::Known;
 
-/// Kind of a dead letter with an item that could not be read.
-pub const UNDECODABLE: &str = "undecodable";
-/// Kind of a dead letter with a task that did not end well.
-pub const TASK: &str = "task";
-
-/// What a batch of messages comes to.
+/// What messages come to.
 #[derive(Debug, Default)]
-pub struct Projection {
-    /// The rows that changed, as they are now.
-    pub rows: Vec<Row>,
+pub struct Changes {
+    /// The tasks that are new or changed, as they are now.
+    pub tasks: Vec<Change>,
     /// The history's new lines.
     pub entries: Vec<Entry>,
     /// What nobody will deal with unless somebody is told.
     pub dead: Vec<DeadLetter>,
+    /// By how much the numbers of tasks change.
+    pub counts: Counts,
+    /// The tasks that changed, where somebody traces them.
+    pub traces: Vec<Trace>,
     /// The fold's clock: the running maximum of the log's times.
     pub clock: Timestamp,
 }
 
-/// The messages before the first that needs a newer fold, and the version that it needs.
-pub fn known(messages: &[Message]) -> (&[Message], Option<u32>) {
+/// By how much the number of tasks changes, by subsystem and the word of the state.
+pub type Counts = HashMap<Box<str>, HashMap<&'static str, i64>>;
+
+/// A task that changed, for whoever traces it.
+#[derive(Debug)]
+pub struct Trace {
+    /// Its key.
+    pub key: TaskKey,
+    /// Its id.
+    pub id: TaskId,
+    /// W3C trace context of its submission.
+    pub traceparent: String,
+    /// Whether it ended.
+    pub is_end: bool,
+}
+
+/// The number of messages before the first that needs a newer fold, and the version it needs.
+pub fn known(messages: &[Message]) -> (usize, Option<u32>) {
     for (n, message) in messages.iter().enumerate() {
         for item in &message.items {
             if let Err(NotAnEvent::NewerFold(version)) = item {
-                return (messages.get(..n).unwrap_or_default(), Some(*version));
+                return (n, Some(*version));
             }
         }
     }
-    (messages, None)
+    (messages.len(), None)
 }
 
-/// The tasks that the messages name.
-pub fn named(messages: &[Message]) -> Vec<(Tenant, TaskId)> {
-    let mut tasks = HashMap::new();
-    for item in messages.iter().flat_map(|m| &m.items) {
-        if let Ok(Event::Task(event)) = item {
-            let key = TaskKey::new(&event.tenant, &event.id);
-            tasks.entry(key).or_insert_with(|| (event.tenant.clone(), event.id.clone()));
-        }
-    }
-    tasks.into_values().collect()
-}
-
-/// Folds messages over the rows of the tasks that they name.
-pub fn project(rows: Vec<Row>, clock: Timestamp, messages: &[Message]) -> Projection {
-    let mut fold =
-        Fold { slots: HashMap::new(), out: Projection { clock, ..Projection::default() } };
-    for row in rows {
-        let slot = fold.slots.entry(row.key());
-        // Of several tasks under one id the newest counts.
-        slot.and_modify(|old| {
-            if old.row.place < row.place {
-                old.row = row.clone();
-            }
-        })
-        .or_insert(Slot { row, changed: false });
-    }
-    for message in messages {
-        fold.message(message);
-    }
-    let changed = fold.slots.into_values().filter(|s| s.changed).map(|s| s.row);
-    fold.out.rows = changed.collect();
-    fold.out.rows.sort_by_key(|row| row.place);
-    fold.out
-}
-
-struct Slot {
-    row: Row,
-    changed: bool,
-}
-
-struct Fold {
-    slots: HashMap<TaskKey, Slot>,
-    out: Projection,
+/// The fold.
+pub struct Fold {
+    known: Known,
+    out: Changes,
+    /// Of the messages whose changes were not taken.
+    bytes: usize,
+    traced: bool,
 }
 
 impl Fold {
-    fn message(&mut self, message: &Message) {
-        self.out.clock = self.out.clock.max(message.at);
-        let mut unread = 0;
-        for (index, item) in (0..).zip(&message.items) {
-            match item {
-                Ok(_) if index >= Place::INDEX_END => unread += 1,
-                Ok(whole @ Event::Task(event)) => self.task(message, index, whole, event),
-                Ok(event @ Event::Policy(_)) => {
-                    self.entry(None, Place { sequence: message.sequence, index }, "", event);
+    /// Begins where a ledger is: at its clock, and with the newest of its ids.
+    pub fn new(clock: Timestamp, newest: Option<&str>, traced: bool) -> Self {
+        let out = Changes { clock, ..Changes::default() };
+        Self { known: Known::new(newest), out, bytes: 0, traced }
+    }
+
+    /// Whether so many more events of so many bytes are too much for one batch.
+    pub fn is_full(&self, events: usize, bytes: usize) -> bool {
+        self.out.entries.len() + events > limits::LEDGER_BATCH_EVENTS_MAX
+            || self.bytes + bytes > limits::READ_BYTES_MAX
+    }
+
+    /// The tasks that the ledger must be asked for before these messages can be folded.
+    pub fn missing(&self, messages: &[Message]) -> Vec<(Tenant, TaskId)> {
+        let (mut missing, mut seen) = (Vec::new(), HashSet::new());
+        for item in messages.iter().flat_map(|m| &m.items) {
+            let Ok(Event::Task(event)) = item else { continue };
+            let key = TaskKey::new(&event.tenant, &event.id);
+            let is_missing = match self.known.get(&key) {
+                // A repeat is compared with what was submitted, and a failure carries it.
+                Some(slot) => {
+                    slot.fixed.is_none()
+                        && matches!(event.kind, Kind::Created(_) | Kind::Failed(_))
+                        && !seen.contains(&key)
                 }
-                Err(NotAnEvent::Undecodable(_)) if unread >= limits::DEAD_ITEMS_MAX => unread += 1,
-                Err(NotAnEvent::Undecodable(error)) => {
-                    unread += 1;
-                    let original = message.item(index).unwrap_or_else(|| message.payload.to_vec());
-                    self.undecodable(message, index, original, error.clone());
+                None => {
+                    seen.insert(key)
+                        && !(matches!(event.kind, Kind::Created(_)) && self.known.is_new(&event.id))
                 }
-                Err(NotAnEvent::UnknownInformational | NotAnEvent::NewerFold(_)) => {}
+            };
+            if is_missing {
+                seen.insert(key);
+                missing.push((event.tenant.clone(), event.id.clone()));
             }
         }
-        if unread > limits::DEAD_ITEMS_MAX {
-            let more = unread - limits::DEAD_ITEMS_MAX;
-            let error = format!("{more} more items of this message cannot be read");
-            self.undecodable(message, Place::INDEX_END, message.payload.to_vec(), error);
+        missing
+    }
+
+    /// Takes what the ledger has of tasks; of several under one id the newest counts.
+    pub fn load(&mut self, mut rows: Vec<Row>) {
+        rows.sort_by_key(|row| std::cmp::Reverse(row.live.place));
+        for row in rows {
+            self.known.load(row);
         }
     }
 
-    fn task(&mut self, message: &Message, index: u32, whole: &Event, event: &TaskEvent) {
+    /// Folds messages of which nothing is [`Fold::missing`].
+    pub fn fold(&mut self, messages: Vec<Message>) {
+        for mut message in messages {
+            self.out.clock = self.out.clock.max(message.at);
+            self.bytes += message.payload.len();
+            let items = std::mem::take(&mut message.items);
+            self.message(&message, items);
+        }
+    }
+
+    /// Takes what is to be written.
+    pub fn take(&mut self) -> Changes {
+        let mut taken = Changes { clock: self.out.clock, ..Changes::default() };
+        std::mem::swap(&mut taken, &mut self.out);
+        self.bytes = 0;
+        taken.tasks = self.known.take(&mut taken.counts);
+        taken
+    }
+
+    fn task(&mut self, message: &Message, index: u32, event: TaskEvent, raw: raw::Item) {
         let place = Place { sequence: message.sequence, index };
         let clock = self.out.clock;
         let key = TaskKey::new(&event.tenant, &event.id);
-        let slot = self.slots.get_mut(&key);
-        let life = lifecycle::apply(slot.as_ref().map(|s| s.row.life), &event.kind);
+        let kind = event.kind.word();
+        let slot = self.known.get(&key);
+        let life = lifecycle::apply(slot.map(|s| s.live.life), &event.kind);
         let mut ignored = life.err().map(Ignored::as_str).unwrap_or_default();
-        let task = match (slot, life) {
-            (Some(slot), Ok(life)) => {
-                change::apply(&mut slot.row, life, event, clock);
-                slot.changed = true;
-                Some(slot.row.place)
-            }
-            (None, Ok(life)) => {
-                let row = change::first(place, life, event, clock);
-                self.slots.insert(key, Slot { row, changed: true });
-                Some(place)
-            }
-            (Some(slot), Err(_)) => {
-                if let Kind::Created(spec) = &event.kind
-                    && !is_same(&slot.row, spec)
-                {
-                    ignored = "another body under the same id";
-                    let task = slot.row.place;
-                    self.conflict(message, index, event);
-                    Some(task)
-                } else {
-                    Some(slot.row.place)
+        let mut task = slot.map(|s| s.live.place);
+        let bytes = raw.or_encode(|| wire::encode(&Event::Task(event.clone())));
+        match life {
+            Ok(life) => {
+                task = Some(self.change(key, place, life, &event));
+                if matches!(event.kind, Kind::Failed(_)) {
+                    self.poison(message, index, &event, key);
+                }
+                let traced = self.traced.then(|| event.id.clone());
+                self.describe(key, place, event);
+                if let (Some(id), Some(slot)) = (traced, self.known.get(&key)) {
+                    let (traceparent, is_end) = (slot.trace.to_string(), life.phase.is_terminal());
+                    self.out.traces.push(Trace { key, id, traceparent, is_end });
                 }
             }
-            (None, Err(_)) => None,
-        };
-        if life.is_ok() {
-            self.poison(message, index, event, key);
+            Err(_) => {
+                if let (Some(slot), Kind::Created(spec)) = (slot, &event.kind)
+                    && slot.fixed.as_ref().is_some_and(|fixed| !is_same(fixed, spec))
+                {
+                    ignored = "another body under the same id";
+                    self.conflict(message, index, &event);
+                }
+            }
         }
-        self.entry(task, place, ignored, whole);
-    }
-
-    fn entry(&mut self, task: Option<Place>, place: Place, ignored: &str, event: &Event) {
-        let kind = match event {
-            Event::Task(event) => event.kind.word(),
-            Event::Policy(event) => event.policy.word(),
-        };
-        self.out.entries.push(Entry {
+        self.entry(Entry {
             task,
             place,
-            at: self.out.clock,
-            kind: kind.to_owned(),
-            ignored: ignored.to_owned(),
-            event: wire::encode(event),
+            at: clock,
+            kind: kind.into(),
+            ignored: ignored.into(),
+            event: bytes,
         });
     }
 
-    fn conflict(&mut self, message: &Message, index: u32, event: &TaskEvent) {
-        let mut original = message.item(index).unwrap_or_default();
-        let mut error = format!(
-            "conflict: task {:?} is there already with another body; \
-             submit this one under another id",
-            event.id.as_str()
-        );
-        cut(&mut original, &mut error);
-        let letter = letter(UNDECODABLE, message, index, &error);
-        let (tenant, task_id) = (event.tenant.to_string(), event.id.to_string());
-        self.dead(DeadLetter { original, tenant, task_id, ..letter });
-    }
-
-    fn undecodable(
-        &mut self,
-        message: &Message,
-        index: u32,
-        mut original: Vec<u8>,
-        mut error: String,
-    ) {
-        cut(&mut original, &mut error);
-        self.dead(DeadLetter { original, ..letter(UNDECODABLE, message, index, &error) });
-    }
-
-    /// A dead letter for a dispatched task that ended badly by itself: not for want of a
-    /// dependency, and not because it waited too long.
-    fn poison(&mut self, message: &Message, index: u32, event: &TaskEvent, key: TaskKey) {
-        let Some(Slot { row, .. }) = self.slots.get(&key) else { return };
-        let Phase::Failed(cause) = row.life.phase else { return };
-        let by_itself = match cause {
-            Cause::Error | Cause::Timeout | Cause::Lost | Cause::Rejected => true,
-            Cause::Dependency | Cause::Expired => false,
-        };
-        if row.life.external || !by_itself {
-            return;
+    /// Applies an event that takes the task to `life`, and returns the place of the task.
+    fn change(&mut self, key: TaskKey, place: Place, life: State, event: &TaskEvent) -> Place {
+        let clock = self.out.clock;
+        if let Some(slot) = self.known.change(&key) {
+            change::apply(&mut slot.live, life, event, clock);
+            return slot.live.place;
         }
-        let error = match &row.report.error {
-            Some(pb::TaskError { code, message }) if code.is_empty() => message.clone(),
-            Some(pb::TaskError { code, message }) => format!("{code}: {message}"),
-            None => cause.as_str().to_owned(),
-        };
-        let letter = DeadLetter {
-            tenant: event.tenant.to_string(),
-            task_id: event.id.to_string(),
-            spec: Some(row.spec.clone()),
-            cause: cause.to_pb().into(),
-            ..letter(TASK, message, index, &error)
-        };
-        self.dead(letter);
+        let row = change::first(place, life, event, clock);
+        let is_created = matches!(event.kind, Kind::Created(_));
+        let stub = if is_created { None } else { change::stub(event) };
+        let slot = self.known.insert(key, row, &event.id);
+        if let Some(spec) = stub {
+            slot.describe(event.tenant.clone(), event.id.clone(), spec, place);
+        }
+        place
     }
 
-    fn dead(&mut self, letter: DeadLetter) {
-        let at = Some(self.out.clock.into());
-        self.out.dead.push(DeadLetter { at, ..letter });
+    /// A creation that took effect describes its task.
+    fn describe(&mut self, key: TaskKey, place: Place, event: TaskEvent) {
+        let Kind::Created(spec) = event.kind else { return };
+        let Some(slot) = self.known.change(&key) else { return };
+        if let Some(written) = slot.written {
+            let (old, new) = (slot.live.subsystem.clone(), spec.as_pb().subsystem.as_str());
+            count(&mut self.out.counts, &old, written, -1);
+            count(&mut self.out.counts, new, written, 1);
+        }
+        slot.describe(event.tenant, event.id, *spec, place);
+    }
+
+    fn entry(&mut self, entry: Entry) {
+        self.out.entries.push(entry);
     }
 }
 
-fn letter(kind: &str, message: &Message, index: u32, error: &str) -> DeadLetter {
-    let end = error.floor_char_boundary(limits::TEXT_BYTES_MAX);
-    DeadLetter {
-        kind: kind.into(),
-        subject: message.subject.clone(),
-        sequence: message.sequence,
-        index,
-        error: error.get(..end).unwrap_or_default().to_owned(),
-        ..DeadLetter::default()
+/// Counts a task.
+fn count(counts: &mut Counts, subsystem: &str, state: &'static str, by: i64) {
+    if !counts.contains_key(subsystem) {
+        counts.insert(subsystem.into(), HashMap::new());
     }
+    if let Some(states) = counts.get_mut(subsystem) {
+        *states.entry(state).or_default() += by;
+    }
+}
+
+fn word(live: &Live) -> &'static str {
+    state_word(live.life.phase.state())
 }
 
 /// Whether a second submission asks for what the task was submitted for.
-fn is_same(row: &Row, spec: &TaskSpec) -> bool {
-    TaskSpec::parse(row.spec.clone()).is_ok_and(|first| first.digest() == spec.digest())
-}
-
-/// A letter must fit into a message, or it would stop the ledger: what is cut off, its error says.
-fn cut(original: &mut Vec<u8>, error: &mut String) {
-    let len = original.len();
-    if len > limits::DEAD_ORIGINAL_BYTES_MAX {
-        original.truncate(limits::DEAD_ORIGINAL_BYTES_MAX);
-        *error = format!("{error} (of its {len} bytes the first {} are here)", original.len());
-    }
+fn is_same(fixed: &Fixed, spec: &TaskSpec) -> bool {
+    TaskSpec::parse(fixed.spec.clone()).is_ok_and(|first| first.digest() == spec.digest())
 }
 
 #[cfg(test)]

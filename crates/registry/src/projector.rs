@@ -1,13 +1,17 @@
 //! The shell around the fold: reads the log on from the ledger's cursor and writes batch by batch.
 //!
+//! While one batch is written the next one is read and folded; it grows until the ledger is free
+//! again, so a ledger that lags gets large batches and one that does not gets each event at once.
+//!
 //! Every failure that may pass has one remedy: wait, then begin again at the ledger's cursor. What
 //! cannot pass ends the service (another log, a trimmed one), or the folding (a newer event).
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use anyhow::Context as _;
-use bus::{Message, ReadError, Reader, endpoint};
+use bus::{Cursor, Message, ReadError, Reader, endpoint};
 use common::{error::ErrorCode, limits, pb, time::Timestamp};
+use futures::{FutureExt as _, future::BoxFuture};
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use runtime::{Context, telemetry};
 use tokio::{
@@ -20,8 +24,7 @@ use uuid::Uuid;
 use crate::{
     dead,
     ledger::{self, Batch, Ledger, LedgerError, Position, within},
-    project,
-    row::Row,
+    project::{self, Changes, Fold, Trace},
 };
 
 /// How often the lag is measured.
@@ -169,25 +172,33 @@ impl Projector {
     }
 
     async fn try_follow(&self) -> Result<std::convert::Infallible, Stop> {
-        let mut position = within(self.ledger.position()).await?;
-        self.committed.send_replace(position.map_or(0, |p| p.cursor.sequence));
-        let mut reader = Reader::open(&self.ctx.bus, position.map(|p| p.cursor)).await?;
-        let stream = reader.stream();
+        let position = within(self.ledger.position()).await?;
+        let newest = within(self.ledger.newest_id()).await?;
+        let cursor = position.map(|p| p.cursor);
+        self.committed.send_replace(cursor.map_or(0, |cursor| cursor.sequence));
+        let mut reader = Reader::open(&self.ctx.bus, cursor).await?;
+        let clock = position.map_or(Timestamp::default(), |p| p.clock);
+        let mut batches = Batches {
+            projector: self,
+            stream: reader.stream(),
+            fold: Fold::new(clock, newest.as_deref(), telemetry::exporting()),
+            from: cursor,
+            folded: reader.cursor().sequence,
+            writing: None,
+        };
         let mut lag = tokio::time::interval(LAG_EVERY);
         lag.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.doors_open().await;
         self.ctx.health.ready();
         loop {
-            // Both arms are cancel-safe; a message is taken only by the call that returns it.
-            let messages = tokio::select! {
-                messages = reader.next(limits::LEDGER_BATCH_EVENTS_MAX) => messages?,
-                _ = lag.tick() => {
-                    self.measure_lag().await;
-                    continue;
+            batches.begin_writing().await?;
+            // Every arm is cancel-safe; a message is taken only by the call that returns it.
+            tokio::select! {
+                written = batches.written() => written?,
+                messages = reader.next(limits::LEDGER_BATCH_EVENTS_MAX), if !batches.is_full() => {
+                    batches.fold(messages?).await?;
                 }
-            };
-            for batch in batches(&messages) {
-                position = Some(self.apply(position, stream, batch).await?);
+                _ = lag.tick() => self.measure_lag().await,
             }
         }
     }
@@ -208,44 +219,27 @@ impl Projector {
         }
     }
 
-    async fn apply(
+    async fn write(
         &self,
-        from: Option<Position>,
         stream: Uuid,
-        messages: &[Message],
-    ) -> Result<Position, Stop> {
-        let (known, newer) = project::known(messages);
-        let mut reached = from;
-        if let Some(last) = known.last() {
-            let begun = Instant::now();
-            let named = project::named(known);
-            let rows = if named.is_empty() {
-                Vec::new()
-            } else {
-                within(self.ledger.load(&named)).await?
-            };
-            let clock = from.map_or(Timestamp::default(), |p| p.clock);
-            let projection = project::project(rows, clock, known);
-            let spans = spans(&projection.rows);
-            // Before the commit: a crash in between publishes them again, and DEAD drops the repeat.
-            dead::publish(&self.ctx.bus, stream, &projection.dead).await.map_err(Stop::Again)?;
-            let cursor = bus::Cursor { stream, sequence: last.sequence };
-            let to = Position { cursor, clock: projection.clock };
-            let (rows, entries) = (projection.rows.as_slice(), projection.entries.as_slice());
-            within(self.ledger.record(Batch { from: from.map(|p| p.cursor), to, rows, entries }))
-                .await?;
-            drop(spans);
-            self.committed.send_replace(last.sequence);
-            self.metrics.events.add(entries.len() as u64, &[]);
-            self.metrics.commit.record(begun.elapsed().as_secs_f64(), &[]);
-            tracing::trace!(sequence = last.sequence, rows = rows.len(), "batch recorded");
-            reached = Some(to);
-        }
-        match (newer, reached) {
-            (Some(version), _) => Err(Stop::Upgrade(version)),
-            (None, Some(position)) => Ok(position),
-            (None, None) => Err(Stop::Again(anyhow::anyhow!("the log gave nothing"))),
-        }
+        from: Option<Cursor>,
+        to: u64,
+        changes: Changes,
+    ) -> Written {
+        let begun = Instant::now();
+        let spans = spans(&changes.traces);
+        let Changes { tasks, entries, dead, counts, clock, .. } = changes;
+        // Before the commit: a crash in between publishes them again, and DEAD drops the repeat.
+        dead::publish(&self.ctx.bus, stream, &dead).await.map_err(Stop::Again)?;
+        let to = Position { cursor: Cursor { stream, sequence: to }, clock };
+        let (rows, events) = (tasks.len(), entries.len() as u64);
+        within(self.ledger.record(Batch { from, to, tasks, entries, counts })).await?;
+        drop(spans);
+        self.committed.send_replace(to.cursor.sequence);
+        self.metrics.events.add(events, &[]);
+        self.metrics.commit.record(begun.elapsed().as_secs_f64(), &[]);
+        tracing::trace!(sequence = to.cursor.sequence, rows, events, "batch recorded");
+        Ok(())
     }
 
     async fn measure_lag(&self) {
@@ -257,33 +251,113 @@ impl Projector {
     }
 }
 
-/// A span in each task's trace that lasts as long as the commit; none where nothing exports them.
-fn spans(rows: &[Row]) -> Vec<Span> {
-    if !telemetry::exporting() {
-        return Vec::new();
+type Written = Result<(), Stop>;
+
+/// The fold between the reader and the ledger, with at most one batch being written.
+struct Batches<'a> {
+    projector: &'a Projector,
+    stream: Uuid,
+    fold: Fold,
+    /// Where the ledger is once nothing is being written.
+    from: Option<Cursor>,
+    /// The last message that was folded.
+    folded: u64,
+    writing: Option<BoxFuture<'a, Written>>,
+}
+
+impl Batches<'_> {
+    fn is_full(&self) -> bool {
+        self.fold.is_full(1, 1)
     }
-    let span = |row: &Row| {
-        let name = if row.life.phase.is_terminal() { "record end" } else { "record" };
-        telemetry::task_span(name, "registry", row.key(), row.id.as_str(), &row.spec.traceparent)
+
+    /// Waits until the batch that is being written is; for ever when there is none. Cancel-safe.
+    async fn written(&mut self) -> Written {
+        let Some(writing) = &mut self.writing else { return std::future::pending().await };
+        let written = writing.await;
+        self.writing = None;
+        written
+    }
+
+    /// Begins to write what is folded, unless the ledger is busy or has it all.
+    async fn begin_writing(&mut self) -> Written {
+        let has = self.from.map_or(0, |cursor| cursor.sequence);
+        if self.writing.is_some() || self.folded == has {
+            return Ok(());
+        }
+        let to = Cursor { stream: self.stream, sequence: self.folded };
+        let from = self.from.replace(to);
+        let changes = self.fold.take();
+        let write = self.projector.write(self.stream, from, self.folded, changes);
+        let mut writing = write.boxed();
+        // From here on it goes on while the next batch is folded.
+        match futures::poll!(&mut writing) {
+            Poll::Ready(written) => written,
+            Poll::Pending => {
+                self.writing = Some(writing);
+                Ok(())
+            }
+        }
+    }
+
+    async fn fold(&mut self, mut messages: Vec<Message>) -> Written {
+        let (count, newer) = project::known(&messages);
+        messages.truncate(count);
+        for batch in batches(messages) {
+            let events = batch.iter().map(|m| m.items.len()).sum();
+            let bytes = batch.iter().map(|m| m.payload.len()).sum();
+            if self.fold.is_full(events, bytes) {
+                self.settle().await?;
+                self.begin_writing().await?;
+            }
+            let missing = self.fold.missing(&batch);
+            if !missing.is_empty() {
+                // What is being written may be among it.
+                self.settle().await?;
+                self.fold.load(within(self.projector.ledger.load(&missing)).await?);
+            }
+            self.folded = batch.last().map_or(self.folded, |message| message.sequence);
+            self.fold.fold(batch);
+        }
+        let Some(version) = newer else { return Ok(()) };
+        self.settle().await?;
+        self.begin_writing().await?;
+        self.settle().await?;
+        Err(Stop::Upgrade(version))
+    }
+
+    /// Waits until nothing is being written.
+    async fn settle(&mut self) -> Written {
+        if self.writing.is_some() { self.written().await } else { Ok(()) }
+    }
+}
+
+/// A span in each task's trace that lasts as long as the commit; none where nothing exports them.
+fn spans(traces: &[Trace]) -> Vec<Span> {
+    let span = |trace: &Trace| {
+        let name = if trace.is_end { "record end" } else { "record" };
+        let Trace { key, id, traceparent, .. } = trace;
+        telemetry::task_span(name, "registry", *key, id.as_str(), traceparent)
     };
-    rows.iter().map(span).collect()
+    traces.iter().map(span).collect()
 }
 
 /// Cuts messages into batches of a bounded number of events and bytes, at least one message each.
-fn batches(messages: &[Message]) -> Vec<&[Message]> {
-    let mut batches = Vec::new();
-    let (mut start, mut events, mut bytes) = (0, 0, 0);
-    for (n, message) in messages.iter().enumerate() {
+fn batches(messages: Vec<Message>) -> Vec<Vec<Message>> {
+    let mut batches: Vec<Vec<Message>> = Vec::new();
+    let (mut events, mut bytes) = (0, 0);
+    for message in messages {
         let full = events + message.items.len() > limits::LEDGER_BATCH_EVENTS_MAX
             || bytes + message.payload.len() > limits::READ_BYTES_MAX;
-        if n > start && full {
-            batches.extend(messages.get(start..n));
-            (start, events, bytes) = (n, 0, 0);
+        if full {
+            (events, bytes) = (0, 0);
         }
         events += message.items.len();
         bytes += message.payload.len();
+        match batches.last_mut().filter(|_| !full) {
+            Some(batch) => batch.push(message),
+            None => batches.push(vec![message]),
+        }
     }
-    batches.extend(messages.get(start..).filter(|rest| !rest.is_empty()));
     batches
 }
 

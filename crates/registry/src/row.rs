@@ -1,7 +1,8 @@
 //! **Pure.** What the ledger holds of a task and of its history.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
+use bytes::Bytes;
 use common::{
     id::{TaskId, TaskKey, Tenant},
     lifecycle::State,
@@ -70,45 +71,76 @@ impl Verification {
 /// A task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
+    /// What may change.
+    pub live: Live,
+    /// What its creation fixed.
+    pub fixed: Fixed,
+}
+
+/// What of a task may change, and what a fold needs to know of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Live {
     /// Where the log first mentions it: its creation, or for a stub the first report.
     pub place: Place,
-    /// Whose it is.
-    pub tenant: Tenant,
-    /// Its id.
-    pub id: TaskId,
+    /// The event that has what was submitted; for a stub the first report.
+    pub spec_at: Place,
     /// Its state as the fold sees it.
     pub life: State,
     /// 1 to 10, 10 first.
     pub priority: u8,
-    /// Whose workers may run it.
-    pub queue: String,
-    /// The executor's word.
-    pub executor: String,
+    /// Part of which system it is.
+    pub subsystem: Box<str>,
     /// Who ran it last; may be empty.
-    pub worker: String,
+    pub worker: Box<str>,
     /// When the log took it.
     pub created_at: Timestamp,
     /// When its current or last attempt began.
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
-    /// When it is due.
-    pub deadline: Option<Timestamp>,
     /// How long its last attempt took.
     pub duration: Option<Duration>,
     /// Whether the work was found to be good.
     pub verification: Verification,
+    /// What was reported: result, error, usage, metadata and progress; nothing else is set.
+    pub report: Option<Box<pb::Task>>,
+}
+
+/// What of a task its creation fixes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fixed {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Its id.
+    pub id: TaskId,
+    /// Whose workers may run it.
+    pub queue: String,
+    /// The executor's word.
+    pub executor: Cow<'static, str>,
+    /// When it is due.
+    pub deadline: Option<Timestamp>,
     /// What was submitted.
     pub spec: pb::TaskSpec,
-    /// What was reported: result, error, usage, metadata and progress; nothing else is set.
-    pub report: pb::Task,
 }
 
 impl Row {
     /// The key under which folds know it.
     pub fn key(&self) -> TaskKey {
-        TaskKey::new(&self.tenant, &self.id)
+        TaskKey::new(&self.fixed.tenant, &self.fixed.id)
     }
+}
+
+/// What is to be written of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// As it is now, without the report.
+    pub live: Live,
+    /// What was reported, encoded.
+    pub report: Vec<u8>,
+    /// What creation fixes, where the ledger does not have it.
+    pub fixed: Option<Box<Fixed>>,
+    /// Whether the ledger does not have the task.
+    pub is_new: bool,
 }
 
 /// One line of the history.
@@ -121,11 +153,11 @@ pub struct Entry {
     /// When the log took it.
     pub at: Timestamp,
     /// The word of its kind.
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// Why it changed nothing; empty when it took effect.
-    pub ignored: String,
+    pub ignored: Cow<'static, str>,
     /// The event, encoded.
-    pub event: Vec<u8>,
+    pub event: Bytes,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Rows as the tables have them, parsed on the way in.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use anyhow::Context as _;
 use bus::Cursor;
@@ -8,12 +8,13 @@ use common::{
     id::{TaskId, Tenant},
     lifecycle::{Cause, Phase, State, state_word},
     pb,
+    task::TaskSpec,
     time::Timestamp,
 };
 use prost::Message as _;
 
 use super::{LedgerError, Position};
-use crate::row::{Entry, Place, Row, Verification};
+use crate::row::{Entry, Fixed, Live, Place, Row, Verification};
 
 /// The columns of `tasks`, with their types in PostgreSQL.
 pub(super) const TASKS: [(&str, &str); 30] = [
@@ -45,11 +46,21 @@ pub(super) const TASKS: [(&str, &str); 30] = [
     ("deadline", "bigint"),
     ("duration", "bigint"),
     ("verification", "text"),
-    ("spec", "bytea"),
+    ("spec_at", "bigint"),
     ("report", "bytea"),
 ];
 
-/// A row of `tasks`.
+/// What questions about tasks read: the columns, and the event that has the submission.
+pub(super) fn selected() -> String {
+    // The others are in the submission, and for filters only.
+    let columns = TaskColumns::NAMES.map(|name| format!("t.{name}")).join(", ");
+    format!(
+        "SELECT {columns}, (SELECT e.event FROM events AS e \
+         WHERE e.task = t.place AND e.place = t.spec_at) AS event FROM tasks AS t"
+    )
+}
+
+/// A row of `tasks`, with the event that has the submission.
 #[derive(sqlx::FromRow)]
 pub(super) struct TaskColumns {
     pub(super) place: i64,
@@ -63,77 +74,52 @@ pub(super) struct TaskColumns {
     pub(super) losses: i64,
     pub(super) stub: bool,
     pub(super) cancel_requested: bool,
-    pub(super) task_type: String,
     pub(super) subsystem: String,
-    pub(super) title: String,
-    pub(super) created_by: String,
     pub(super) priority: i64,
     pub(super) queue: String,
     pub(super) executor: String,
     pub(super) worker: String,
-    pub(super) parent_id: String,
-    pub(super) retry_of: String,
-    pub(super) tags: String,
     pub(super) created_at: i64,
     pub(super) started_at: Option<i64>,
     pub(super) finished_at: Option<i64>,
     pub(super) deadline: Option<i64>,
     pub(super) duration: Option<i64>,
     pub(super) verification: String,
-    pub(super) spec: Vec<u8>,
+    pub(super) spec_at: i64,
     pub(super) report: Vec<u8>,
-}
-
-impl From<&Row> for TaskColumns {
-    fn from(row: &Row) -> Self {
-        let Row { life, spec, .. } = row;
-        let cause = match life.phase {
-            Phase::Failed(cause) => cause.as_str(),
-            Phase::Pending
-            | Phase::Verdict
-            | Phase::Running
-            | Phase::Completed
-            | Phase::Cancelled
-            | Phase::Skipped => "",
-        };
-        Self {
-            place: row.place.number(),
-            tenant: row.tenant.to_string(),
-            task_id: row.id.to_string(),
-            state: state_word(life.phase.state()).into(),
-            cause: cause.into(),
-            awaits_verdict: life.phase == Phase::Verdict,
-            attempts: life.ended.into(),
-            tries: life.tries.into(),
-            losses: life.losses.into(),
-            stub: life.stub,
-            cancel_requested: life.cancel_requested,
-            task_type: spec.task_type.clone(),
-            subsystem: spec.subsystem.clone(),
-            title: spec.title.clone(),
-            created_by: spec.created_by.clone(),
-            priority: row.priority.into(),
-            queue: row.queue.clone(),
-            executor: row.executor.clone(),
-            worker: row.worker.clone(),
-            parent_id: spec.parent_id.clone(),
-            retry_of: spec.retry_of.clone(),
-            tags: serde_json::Value::from(spec.tags.as_slice()).to_string(),
-            created_at: row.created_at.micros(),
-            started_at: row.started_at.map(Timestamp::micros),
-            finished_at: row.finished_at.map(Timestamp::micros),
-            deadline: row.deadline.map(Timestamp::micros),
-            duration: row.duration.map(|d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX)),
-            verification: row.verification.as_str().into(),
-            spec: spec.encode_to_vec(),
-            report: row.report.encode_to_vec(),
-        }
-    }
+    pub(super) event: Option<Vec<u8>>,
 }
 
 impl TaskColumns {
+    const NAMES: [&str; 24] = [
+        "place",
+        "tenant",
+        "task_id",
+        "state",
+        "cause",
+        "awaits_verdict",
+        "attempts",
+        "tries",
+        "losses",
+        "stub",
+        "cancel_requested",
+        "subsystem",
+        "priority",
+        "queue",
+        "executor",
+        "worker",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "deadline",
+        "duration",
+        "verification",
+        "spec_at",
+        "report",
+    ];
+
     pub(super) fn bytes(&self) -> usize {
-        self.spec.len() + self.report.len()
+        self.event.as_ref().map_or(0, Vec::len) + self.report.len()
     }
 
     pub(super) fn parse(self) -> Result<Row, LedgerError> {
@@ -155,7 +141,7 @@ impl TaskColumns {
             "skipped" => Phase::Skipped,
             other => anyhow::bail!("column state: {other:?}"),
         };
-        let life = State {
+        let state = State {
             phase,
             ended: u32::try_from(self.attempts).context("column attempts")?,
             tries: u16::try_from(self.tries).context("column tries")?,
@@ -164,25 +150,47 @@ impl TaskColumns {
             stub: self.stub,
             cancel_requested: self.cancel_requested,
         };
-        Ok(Row {
+        let tenant = Tenant::parse(&self.tenant).context("column tenant")?;
+        let id = TaskId::parse(&self.task_id).context("column task_id")?;
+        let event = self.event.context("column spec_at: the history has no such event")?;
+        let spec = submission(&event, &tenant, &id).context("column event of table events")?;
+        let report = match self.report.as_slice() {
+            [] => None,
+            report => Some(Box::new(pb::Task::decode(report).context("column report")?)),
+        };
+        let live = Live {
             place: Place::from_number(self.place),
-            tenant: Tenant::parse(&self.tenant).context("column tenant")?,
-            id: TaskId::parse(&self.task_id).context("column task_id")?,
-            life,
+            spec_at: Place::from_number(self.spec_at),
+            life: state,
             priority: u8::try_from(self.priority).context("column priority")?,
-            queue: self.queue,
-            executor: self.executor,
-            worker: self.worker,
+            subsystem: self.subsystem.into(),
+            worker: self.worker.into(),
             created_at: Timestamp::from_micros(self.created_at),
             started_at: self.started_at.map(Timestamp::from_micros),
             finished_at: self.finished_at.map(Timestamp::from_micros),
-            deadline: self.deadline.map(Timestamp::from_micros),
             duration: self.duration.and_then(|d| u64::try_from(d).ok()).map(Duration::from_micros),
             verification: Verification::parse(&self.verification).context("column verification")?,
-            spec: pb::TaskSpec::decode(self.spec.as_slice()).context("column spec")?,
-            report: pb::Task::decode(self.report.as_slice()).context("column report")?,
-        })
+            report,
+        };
+        let deadline = self.deadline.map(Timestamp::from_micros);
+        let executor = self.executor.into();
+        Ok(Row { live, fixed: Fixed { tenant, id, queue: self.queue, executor, deadline, spec } })
     }
+}
+
+/// What was submitted, from the event that says so; of a stub nothing but its names.
+fn submission(event: &[u8], tenant: &Tenant, id: &TaskId) -> anyhow::Result<pb::TaskSpec> {
+    let event = pb::Event::decode(event)?;
+    let spec = match event.kind {
+        Some(pb::event::Kind::Created(spec)) => *spec,
+        _ => pb::TaskSpec::default(),
+    };
+    let spec = pb::TaskSpec { tenant: tenant.to_string(), task_id: id.to_string(), ..spec };
+    Ok(match TaskSpec::parse(spec.clone()) {
+        Ok(spec) => spec.with_trace(&event.traceparent).into_pb(),
+        // It was good when it came; the rules may have changed since.
+        Err(_) => spec,
+    })
 }
 
 /// A row of `events`.
@@ -196,28 +204,15 @@ pub(super) struct EventColumns {
     pub(super) event: Vec<u8>,
 }
 
-impl From<&Entry> for EventColumns {
-    fn from(entry: &Entry) -> Self {
-        Self {
-            task: entry.task.map_or(0, Place::number),
-            place: entry.place.number(),
-            kind: entry.kind.clone(),
-            at: entry.at.micros(),
-            ignored: entry.ignored.clone(),
-            event: entry.event.clone(),
-        }
-    }
-}
-
 impl From<EventColumns> for Entry {
     fn from(row: EventColumns) -> Self {
         Self {
             task: (row.task != 0).then(|| Place::from_number(row.task)),
             place: Place::from_number(row.place),
             at: Timestamp::from_micros(row.at),
-            kind: row.kind,
-            ignored: row.ignored,
-            event: row.event,
+            kind: row.kind.into(),
+            ignored: row.ignored.into(),
+            event: row.event.into(),
         }
     }
 }
@@ -242,4 +237,39 @@ impl CursorColumns {
             clock: Timestamp::from_micros(self.clock),
         })
     }
+}
+
+/// A state as the columns have it.
+pub(super) struct StateColumns {
+    pub(super) state: &'static str,
+    pub(super) cause: &'static str,
+    pub(super) awaits_verdict: bool,
+}
+
+impl From<Phase> for StateColumns {
+    fn from(phase: Phase) -> Self {
+        let cause = match phase {
+            Phase::Failed(cause) => cause.as_str(),
+            Phase::Pending
+            | Phase::Verdict
+            | Phase::Running
+            | Phase::Completed
+            | Phase::Cancelled
+            | Phase::Skipped => "",
+        };
+        Self { state: state_word(phase.state()), cause, awaits_verdict: phase == Phase::Verdict }
+    }
+}
+
+/// A duration as the columns have it.
+pub(super) fn micros(duration: Option<Duration>) -> Option<i64> {
+    duration.map(|d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Tags as the columns have them.
+pub(super) fn tags(tags: &[String]) -> Cow<'static, str> {
+    if tags.is_empty() {
+        return "[]".into();
+    }
+    serde_json::Value::from(tags).to_string().into()
 }

@@ -8,14 +8,14 @@ use common::{
 };
 use futures::TryStreamExt as _;
 use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, QueryBuilder, migrate::Migrator, postgres::PgPoolOptions,
+    AssertSqlSafe, PgPool, QueryBuilder, Row as _, migrate::Migrator, postgres::PgPoolOptions,
 };
 
 use super::{
-    Batch, Later, Ledger, LedgerError, PAGE_MEMORY_BYTES_MAX, Page, Position, SUBSYSTEMS_MAX,
-    Stats,
-    columns::{CursorColumns, EventColumns, TASKS, TaskColumns},
-    failed,
+    Batch, Later, Ledger, LedgerError, PAGE_MEMORY_BYTES_MAX, Page, Position, STATES,
+    SUBSYSTEMS_MAX, Stats,
+    columns::{CursorColumns, EventColumns, TaskColumns, selected},
+    failed, pg_writer,
     query::{Dialect, push_where},
 };
 use crate::row::{Entry, Place, Row};
@@ -28,6 +28,10 @@ const DIALECT: Dialect = Dialect {
     tag: ["jsonb_exists(tags::jsonb, ", ")"],
 };
 const CONNECTIONS: u32 = 8;
+/// Rows are changed by their keys, whatever the statistics of a table that grows say of it; and
+/// compiling a statement takes longer than running it.
+const BEGIN: &str = "BEGIN; SET LOCAL jit = off; SET LOCAL enable_hashjoin = off; \
+     SET LOCAL enable_mergejoin = off";
 
 /// The ledger in a PostgreSQL database.
 pub(super) struct Postgres {
@@ -51,10 +55,6 @@ impl Postgres {
     }
 }
 
-fn names() -> String {
-    TASKS.map(|(name, _)| format!("t.{name}")).join(", ")
-}
-
 impl Ledger for Postgres {
     fn position(&self) -> Later<'_, Option<Position>> {
         Box::pin(async {
@@ -71,8 +71,9 @@ impl Ledger for Postgres {
     fn load<'a>(&'a self, tasks: &'a [(Tenant, TaskId)]) -> Later<'a, Vec<Row>> {
         Box::pin(async move {
             let sql = format!(
-                "SELECT {} FROM UNNEST($1::text[], $2::text[]) AS k (tenant, task_id) JOIN tasks AS t USING (tenant, task_id)",
-                names()
+                "{}, UNNEST($1::text[], $2::text[]) AS k (tenant, task_id) \
+                 WHERE t.tenant = k.tenant AND t.task_id = k.task_id",
+                selected()
             );
             let rows = sqlx::query_as::<_, TaskColumns>(AssertSqlSafe(sql))
                 .bind(tasks.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>())
@@ -84,17 +85,27 @@ impl Ledger for Postgres {
         })
     }
 
-    fn record<'a>(&'a self, batch: Batch<'a>) -> Later<'a, ()> {
+    fn newest_id(&self) -> Later<'_, Option<String>> {
+        Box::pin(async {
+            sqlx::query_scalar("SELECT max(task_id) FROM tasks WHERE task_id < '1'")
+                .fetch_one(&self.pool)
+                .await
+                .map_err(failed("read the newest id"))
+        })
+    }
+
+    fn record(&self, batch: Batch) -> Later<'_, ()> {
         Box::pin(async move {
             let failed = failed("record a batch");
             // The first statement locks the cursor's row, and what it waited for it reads anew: the
             // cursor cannot move until the end.
-            let mut tx = self.pool.begin().await.map_err(&failed)?;
-            if !move_cursor(&mut tx, &batch).await.map_err(&failed)? {
+            let mut tx = self.pool.begin_with(BEGIN).await.map_err(&failed)?;
+            if !pg_writer::move_cursor(&mut tx, &batch).await.map_err(&failed)? {
                 return Err(LedgerError::Superseded);
             }
-            write_rows(&mut tx, batch.rows).await.map_err(&failed)?;
-            write_entries(&mut tx, batch.entries).await.map_err(&failed)?;
+            pg_writer::write_tasks(&mut tx, &batch.tasks).await.map_err(&failed)?;
+            pg_writer::write_entries(&mut tx, &batch.entries).await.map_err(&failed)?;
+            pg_writer::write_counts(&mut tx, &batch.counts).await.map_err(&failed)?;
             tx.commit().await.map_err(&failed)
         })
     }
@@ -102,8 +113,8 @@ impl Ledger for Postgres {
     fn find<'a>(&'a self, tenant: &'a Tenant, id: &'a TaskId) -> Later<'a, Option<Row>> {
         Box::pin(async move {
             let sql = format!(
-                "SELECT {} FROM tasks AS t WHERE tenant = $1 AND task_id = $2 ORDER BY place DESC LIMIT 1",
-                names()
+                "{} WHERE tenant = $1 AND task_id = $2 ORDER BY place DESC LIMIT 1",
+                selected()
             );
             let row = sqlx::query_as::<_, TaskColumns>(AssertSqlSafe(sql))
                 .bind(tenant.as_str())
@@ -122,7 +133,7 @@ impl Ledger for Postgres {
         limit: usize,
     ) -> Later<'a, Page> {
         Box::pin(async move {
-            let mut query = QueryBuilder::new(format!("SELECT {} FROM tasks AS t", names()));
+            let mut query = QueryBuilder::new(selected());
             push_where(&mut query, DIALECT, filter, before);
             query.push(" ORDER BY place DESC LIMIT ").push_bind(limit as i64 + 1);
             let mut found = query.build_query_as::<TaskColumns>().fetch(&self.pool);
@@ -172,116 +183,22 @@ impl Ledger for Postgres {
     fn stats(&self) -> Later<'_, Stats> {
         Box::pin(async {
             let failed = failed("count tasks");
-            let by_state = sqlx::query_as::<_, (String, i64)>(
-                "SELECT state, count(*) FROM tasks GROUP BY state",
-            )
-            .fetch_all(&self.pool)
-            .await
-            .map_err(&failed)?;
-            let by_subsystem = sqlx::query_as::<_, (String, i64)>(
-                "SELECT subsystem, count(*) FROM tasks GROUP BY subsystem ORDER BY 2 DESC, subsystem COLLATE \"C\" LIMIT $1",
-            )
-            .bind(SUBSYSTEMS_MAX)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(&failed)?;
-            Ok(Stats::new(by_state, by_subsystem))
+            let sums = STATES.map(|word| format!("COALESCE(SUM({word}), 0)::bigint")).join(", ");
+            let by_state = sqlx::query(AssertSqlSafe(format!("SELECT {sums} FROM task_counts")))
+                .fetch_one(&self.pool)
+                .await
+                .map_err(&failed)?;
+            let sum = STATES.join(" + ");
+            let sql = format!(
+                "SELECT subsystem, {sum} FROM task_counts \
+                 ORDER BY 2 DESC, subsystem COLLATE \"C\" LIMIT $1"
+            );
+            let by_subsystem = sqlx::query_as::<_, (String, i64)>(AssertSqlSafe(sql))
+                .bind(SUBSYSTEMS_MAX)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(&failed)?;
+            Ok(Stats::new(|n| by_state.try_get(n).unwrap_or(0), by_subsystem))
         })
     }
-}
-
-async fn move_cursor(tx: &mut PgConnection, batch: &Batch<'_>) -> Result<bool, sqlx::Error> {
-    let Position { cursor, clock } = batch.to;
-    let done = match batch.from {
-        None => {
-            sqlx::query("INSERT INTO log_cursor (one, stream, sequence, clock) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING")
-                .bind(cursor.stream.to_string())
-                .bind(cursor.sequence as i64)
-                .bind(clock.micros())
-                .execute(tx)
-                .await?
-        }
-        Some(from) => {
-            sqlx::query("UPDATE log_cursor SET sequence = $1, clock = $2 WHERE stream = $3 AND sequence = $4")
-                .bind(cursor.sequence as i64)
-                .bind(clock.micros())
-                .bind(from.stream.to_string())
-                .bind(from.sequence as i64)
-                .execute(tx)
-                .await?
-        }
-    };
-    Ok(done.rows_affected() == 1)
-}
-
-async fn write_rows(tx: &mut PgConnection, rows: &[Row]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let columns = TASKS.map(|(name, _)| name);
-    let (_, mutable) = columns.split_at(3);
-    let set = mutable.iter().map(|c| format!("{c} = excluded.{c}")).collect::<Vec<_>>().join(", ");
-    let arrays = (1..).zip(TASKS).map(|(n, (_, kind))| format!("${n}::{kind}[]"));
-    let sql = format!(
-        "INSERT INTO tasks ({}) SELECT * FROM UNNEST({}) ON CONFLICT (place) DO UPDATE SET {set}",
-        columns.join(", "),
-        arrays.collect::<Vec<_>>().join(", "),
-    );
-    let rows: Vec<TaskColumns> = rows.iter().map(TaskColumns::from).collect();
-    bind_rows(sqlx::query(AssertSqlSafe(sql)), &rows).execute(tx).await?;
-    Ok(())
-}
-
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-/// Binds one array a column, in the order of [`TASKS`].
-fn bind_rows<'q>(query: Query<'q>, rows: &'q [TaskColumns]) -> Query<'q> {
-    query
-        .bind(rows.iter().map(|r| r.place).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.tenant.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.task_id.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.state.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.cause.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.awaits_verdict).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.attempts).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.tries).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.losses).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.stub).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.cancel_requested).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.task_type.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.subsystem.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.title.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.created_by.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.priority).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.queue.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.executor.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.worker.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.parent_id.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.retry_of.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.tags.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.created_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.started_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.finished_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.deadline).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.duration).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.verification.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.spec.as_slice()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.report.as_slice()).collect::<Vec<_>>())
-}
-
-async fn write_entries(tx: &mut PgConnection, entries: &[Entry]) -> Result<(), sqlx::Error> {
-    let rows: Vec<EventColumns> = entries.iter().map(EventColumns::from).collect();
-    sqlx::query(
-        "INSERT INTO events (task, place, kind, at, ignored, event) \
-         SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bytea[])",
-    )
-    .bind(rows.iter().map(|r| r.task).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.place).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.kind.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.at).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.ignored.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.event.as_slice()).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
 }

@@ -54,7 +54,12 @@ where
             query.push(")");
         }
         Filter::State(state) => {
-            query.push("state = ").push_bind(state_word(*state).to_owned());
+            // Said as the index says it, and not bound: else it could not be used.
+            let word = state_word(*state);
+            query.push(match word {
+                "completed" => "state = 'completed'".to_owned(),
+                _ => format!("(state <> 'completed' AND state = '{word}')"),
+            });
         }
         Filter::Cause(cause) => {
             query.push("cause = ").push_bind(cause.as_str().to_owned());

@@ -1,6 +1,6 @@
-//! The ledger in a SQLite file: one connection writes, others read beside it.
+//! The ledger in a SQLite file: others read beside the connection that writes.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use common::{
@@ -9,16 +9,17 @@ use common::{
 };
 use futures::TryStreamExt as _;
 use sqlx::{
-    AssertSqlSafe, QueryBuilder, SqliteConnection, SqlitePool,
+    AssertSqlSafe, QueryBuilder, Row as _, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use super::{
-    Batch, Later, Ledger, LedgerError, PAGE_MEMORY_BYTES_MAX, Page, Position, SUBSYSTEMS_MAX,
-    Stats,
-    columns::{CursorColumns, EventColumns, TASKS, TaskColumns},
+    Batch, Later, Ledger, LedgerError, PAGE_MEMORY_BYTES_MAX, Page, Position, STATES,
+    SUBSYSTEMS_MAX, Stats,
+    columns::{CursorColumns, EventColumns, TaskColumns, selected},
     failed,
+    lite_writer::Writer,
     query::{Dialect, push_where},
 };
 use crate::row::{Entry, Place, Row};
@@ -30,13 +31,11 @@ const DIALECT: Dialect = Dialect {
     has: ["instr(lower(", "), ", ") > 0"],
     tag: ["EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ", ")"],
 };
-/// Rows of one statement. Few sizes, so that few statements are prepared.
-const CHUNKS: [usize; 3] = [64, 8, 1];
 const READERS: u32 = 4;
 
 /// The ledger in a file.
 pub(super) struct Sqlite {
-    writer: SqlitePool,
+    writer: Arc<Writer>,
     readers: SqlitePool,
 }
 
@@ -61,19 +60,17 @@ impl Sqlite {
             LedgerError::Superseded => LedgerError::Superseded,
         };
         let pool = SqlitePoolOptions::new().max_connections(1);
-        let writer = pool.connect_with(options.clone()).await.map_err(open)?;
+        let migrator = pool.connect_with(options.clone()).await.map_err(open)?;
         MIGRATOR
-            .run(&writer)
+            .run(&migrator)
             .await
             .map_err(|e| failed("bring the ledger's schema up to date")(e.into()))?;
+        let writer = Arc::new(Writer::open(path)?);
+        migrator.close().await;
         let pool = SqlitePoolOptions::new().max_connections(READERS);
         let readers = pool.connect_lazy_with(options.read_only(true).create_if_missing(false));
         Ok(Self { writer, readers })
     }
-}
-
-fn names() -> String {
-    TASKS.map(|(name, _)| format!("t.{name}")).join(", ")
 }
 
 impl Ledger for Sqlite {
@@ -97,9 +94,9 @@ impl Ledger for Sqlite {
                 .map_err(LedgerError::Broken)?;
             // The keys come first, each finds its rows by index.
             let sql = format!(
-                "SELECT {} FROM json_each(?) AS k CROSS JOIN tasks AS t \
-                 ON t.tenant = json_extract(k.value, '$[0]') AND t.task_id = json_extract(k.value, '$[1]')",
-                names()
+                "{}, json_each(?) AS k WHERE t.tenant = json_extract(k.value, '$[0]') \
+                 AND t.task_id = json_extract(k.value, '$[1]')",
+                selected()
             );
             let rows = sqlx::query_as::<_, TaskColumns>(AssertSqlSafe(sql))
                 .bind(keys)
@@ -110,26 +107,30 @@ impl Ledger for Sqlite {
         })
     }
 
-    fn record<'a>(&'a self, batch: Batch<'a>) -> Later<'a, ()> {
+    fn newest_id(&self) -> Later<'_, Option<String>> {
+        Box::pin(async {
+            sqlx::query_scalar("SELECT max(task_id) FROM tasks WHERE task_id < '1'")
+                .fetch_one(&self.readers)
+                .await
+                .map_err(failed("read the newest id"))
+        })
+    }
+
+    fn record(&self, batch: Batch) -> Later<'_, ()> {
         Box::pin(async move {
-            let failed = failed("record a batch");
-            // There is one writing connection, and between processes the first statement takes the
-            // file's write lock: the cursor cannot move until the end.
-            let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
-            if !move_cursor(&mut tx, &batch).await.map_err(&failed)? {
-                return Err(LedgerError::Superseded);
-            }
-            write_rows(&mut tx, batch.rows).await.map_err(&failed)?;
-            write_entries(&mut tx, batch.entries).await.map_err(&failed)?;
-            tx.commit().await.map_err(&failed)
+            let writer = self.writer.clone();
+            // Once begun it goes on to its end, also when nobody waits for it any more: then the
+            // cursor tells.
+            let done = tokio::task::spawn_blocking(move || writer.record(&batch)).await;
+            done.context("failed to record a batch").map_err(LedgerError::Away)?
         })
     }
 
     fn find<'a>(&'a self, tenant: &'a Tenant, id: &'a TaskId) -> Later<'a, Option<Row>> {
         Box::pin(async move {
             let sql = format!(
-                "SELECT {} FROM tasks AS t WHERE tenant = ? AND task_id = ? ORDER BY place DESC LIMIT 1",
-                names()
+                "{} WHERE tenant = ? AND task_id = ? ORDER BY place DESC LIMIT 1",
+                selected()
             );
             let row = sqlx::query_as::<_, TaskColumns>(AssertSqlSafe(sql))
                 .bind(tenant.as_str())
@@ -148,7 +149,7 @@ impl Ledger for Sqlite {
         limit: usize,
     ) -> Later<'a, Page> {
         Box::pin(async move {
-            let mut query = QueryBuilder::new(format!("SELECT {} FROM tasks AS t", names()));
+            let mut query = QueryBuilder::new(selected());
             push_where(&mut query, DIALECT, filter, before);
             query.push(" ORDER BY place DESC LIMIT ").push_bind(limit as i64 + 1);
             let mut found = query.build_query_as::<TaskColumns>().fetch(&self.readers);
@@ -198,94 +199,20 @@ impl Ledger for Sqlite {
     fn stats(&self) -> Later<'_, Stats> {
         Box::pin(async {
             let failed = failed("count tasks");
-            let by_state = sqlx::query_as::<_, (String, i64)>(
-                "SELECT state, count(*) FROM tasks GROUP BY state",
-            )
-            .fetch_all(&self.readers)
-            .await
-            .map_err(&failed)?;
-            let by_subsystem = sqlx::query_as::<_, (String, i64)>(
-                "SELECT subsystem, count(*) FROM tasks GROUP BY subsystem ORDER BY 2 DESC, 1 LIMIT ?",
-            )
-            .bind(SUBSYSTEMS_MAX)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(&failed)?;
-            Ok(Stats::new(by_state, by_subsystem))
+            let sums = STATES.map(|word| format!("COALESCE(SUM({word}), 0)")).join(", ");
+            let by_state = sqlx::query(AssertSqlSafe(format!("SELECT {sums} FROM task_counts")))
+                .fetch_one(&self.readers)
+                .await
+                .map_err(&failed)?;
+            let sum = STATES.join(" + ");
+            let sql =
+                format!("SELECT subsystem, {sum} FROM task_counts ORDER BY 2 DESC, 1 LIMIT ?");
+            let by_subsystem = sqlx::query_as::<_, (String, i64)>(AssertSqlSafe(sql))
+                .bind(SUBSYSTEMS_MAX)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(&failed)?;
+            Ok(Stats::new(|n| by_state.try_get(n).unwrap_or(0), by_subsystem))
         })
     }
-}
-
-async fn move_cursor(tx: &mut SqliteConnection, batch: &Batch<'_>) -> Result<bool, sqlx::Error> {
-    let Position { cursor, clock } = batch.to;
-    let done = match batch.from {
-        None => {
-            sqlx::query("INSERT INTO log_cursor (one, stream, sequence, clock) VALUES (1, ?, ?, ?) ON CONFLICT DO NOTHING")
-                .bind(cursor.stream.to_string())
-                .bind(cursor.sequence as i64)
-                .bind(clock.micros())
-                .execute(tx)
-                .await?
-        }
-        Some(from) => {
-            sqlx::query("UPDATE log_cursor SET sequence = ?, clock = ? WHERE stream = ? AND sequence = ?")
-                .bind(cursor.sequence as i64)
-                .bind(clock.micros())
-                .bind(from.stream.to_string())
-                .bind(from.sequence as i64)
-                .execute(tx)
-                .await?
-        }
-    };
-    Ok(done.rows_affected() == 1)
-}
-
-async fn write_rows(tx: &mut SqliteConnection, rows: &[Row]) -> Result<(), sqlx::Error> {
-    let columns = TASKS.map(|(name, _)| name);
-    let (_, mutable) = columns.split_at(3);
-    let set = mutable.iter().map(|c| format!("{c} = excluded.{c}")).collect::<Vec<_>>().join(", ");
-    for chunk in chunks(rows) {
-        let mut query = QueryBuilder::new(format!("INSERT INTO tasks ({}) ", columns.join(", ")));
-        query.push_values(chunk.iter().map(TaskColumns::from), |mut values, row| {
-            values.push_bind(row.place).push_bind(row.tenant).push_bind(row.task_id);
-            values.push_bind(row.state).push_bind(row.cause).push_bind(row.awaits_verdict);
-            values.push_bind(row.attempts).push_bind(row.tries).push_bind(row.losses);
-            values.push_bind(row.stub).push_bind(row.cancel_requested);
-            values.push_bind(row.task_type).push_bind(row.subsystem).push_bind(row.title);
-            values.push_bind(row.created_by).push_bind(row.priority).push_bind(row.queue);
-            values.push_bind(row.executor).push_bind(row.worker).push_bind(row.parent_id);
-            values.push_bind(row.retry_of).push_bind(row.tags).push_bind(row.created_at);
-            values.push_bind(row.started_at).push_bind(row.finished_at).push_bind(row.deadline);
-            values.push_bind(row.duration).push_bind(row.verification);
-            values.push_bind(row.spec).push_bind(row.report);
-        });
-        query.push(format!(" ON CONFLICT (place) DO UPDATE SET {set}"));
-        query.build().execute(&mut *tx).await?;
-    }
-    Ok(())
-}
-
-async fn write_entries(tx: &mut SqliteConnection, entries: &[Entry]) -> Result<(), sqlx::Error> {
-    for chunk in chunks(entries) {
-        let mut query =
-            QueryBuilder::new("INSERT INTO events (task, place, kind, at, ignored, event) ");
-        query.push_values(chunk.iter().map(EventColumns::from), |mut values, row| {
-            values.push_bind(row.task).push_bind(row.place).push_bind(row.kind);
-            values.push_bind(row.at).push_bind(row.ignored).push_bind(row.event);
-        });
-        query.build().execute(&mut *tx).await?;
-    }
-    Ok(())
-}
-
-/// Cuts what is to be written into pieces of a few sizes.
-fn chunks<T>(mut rest: &[T]) -> Vec<&[T]> {
-    let mut chunks = Vec::new();
-    for size in CHUNKS {
-        while let Some((chunk, tail)) = rest.split_at_checked(size) {
-            chunks.push(chunk);
-            rest = tail;
-        }
-    }
-    chunks
 }
