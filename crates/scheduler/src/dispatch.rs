@@ -9,7 +9,7 @@ use async_nats::jetstream::{
 };
 use bus::{Bus, streams};
 use common::subject;
-use futures::future::join_all;
+use futures::{FutureExt as _, future::join_all};
 
 use crate::{
     office::{Guard, Out, Released, Sight, Step},
@@ -43,6 +43,12 @@ impl Dispatcher {
         Ok(sight)
     }
 
+    /// Moves the fence to the end of the work queue. It is a message like any other, and while it is
+    /// the first one nats-server keeps a record of each that came and went after it.
+    pub(crate) async fn move_fence(&mut self) -> anyhow::Result<()> {
+        self.fence().await
+    }
+
     /// Makes the work queue this leader's: releases of an older one fail from here on.
     async fn fence(&mut self) -> anyhow::Result<()> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
@@ -73,27 +79,31 @@ impl Dispatcher {
         Ok(out)
     }
 
-    /// Publishes releases, all under way at once.
-    pub(crate) async fn release(&self, messages: &[Outgoing]) -> Vec<Released> {
+    /// Publishes releases, all under way at once. What became of them comes later: each is guarded
+    /// by the fence alone, so that nothing waits for the answers.
+    pub(crate) async fn release(
+        &self,
+        messages: Vec<Outgoing>,
+    ) -> impl Future<Output = Vec<Released>> + Send + use<> {
         let mut acks: Vec<Result<PublishAckFuture, PublishError>> =
             Vec::with_capacity(messages.len());
         for message in messages {
             let mut publish = PublishMessage::build()
-                .payload(message.body.clone().into())
+                .payload(message.body.into())
                 .expected_last_subject_sequence(self.guard.fence())
                 .header(EXPECTED_SUBJECT, subject::FENCE);
             if !message.traceparent.is_empty() {
                 publish = publish.header("traceparent", message.traceparent.as_str());
             }
-            acks.push(self.bus.jetstream().send_publish(message.subject.clone(), publish).await);
+            acks.push(self.bus.jetstream().send_publish(message.subject, publish).await);
         }
         // One deadline for all: each ack's begins when it is waited for.
-        let answers = join_all(acks.into_iter().map(|ack| async { ack?.await })).await;
+        let answers = join_all(acks.into_iter().map(|ack| async { ack?.await }));
         let outcome = |answer| match answer {
             Ok(_) => Released::Out,
             Err(error) => refusal(&error),
         };
-        answers.into_iter().map(outcome).collect()
+        answers.map(move |answers| answers.into_iter().map(outcome).collect())
     }
 
     /// Takes an attempt out of the work queue, unless a worker has it already.
@@ -153,12 +163,12 @@ mod tests {
         streams::ensure(&bus, StreamOptions::default()).await.expect("streams");
         let (mut old, mut new) = (Dispatcher::new(bus.clone()), Dispatcher::new(bus));
         old.take(&office::TAKE_OVER).await.expect("the work queue");
-        let first = old.release(&[message("a"), message("a"), message("b")]).await;
+        let first = old.release(vec![message("a"), message("a"), message("b")]).await.await;
         assert_eq!(first, [Released::Out; 3], "an attempt that lies there is out");
         let sight = new.take(&office::TAKE_OVER).await.expect("the work queue");
         assert_eq!(sight.out.len(), 2);
-        let late = old.release(&[message("c"), message("d"), message("e")]).await;
+        let late = old.release(vec![message("c"), message("d"), message("e")]).await.await;
         assert_eq!(late, [Released::FencedOff; 3]);
-        assert_eq!(new.release(&[message("c"), message("d")]).await, [Released::Out; 2]);
+        assert_eq!(new.release(vec![message("c"), message("d")]).await.await, [Released::Out; 2]);
     }
 }

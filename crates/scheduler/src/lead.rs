@@ -4,21 +4,23 @@
 //! runs the same loop and only folds.
 
 mod act;
+mod begin;
 mod trim;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
-use bus::{Cursor, Message, ReadError, Reader, heartbeat, streams};
+use bus::{Cursor, Message, heartbeat};
 use common::{
     event::{Event, Kind},
     wire::NotAnEvent,
 };
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::StreamExt as _;
 use runtime::Context;
 use tokio::{
     sync::watch,
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -28,14 +30,14 @@ use crate::{
     dispatch::Dispatcher,
     lease::Lease,
     metrics::Metrics,
-    office::{self, Doubts, Office},
+    office::{self, Doubts, Office, Released},
     payload::Payloads,
-    plan::Planner,
+    plan::{Planner, Ticket},
     snapshot,
 };
 
-/// Messages of the log that are folded before something is decided again.
-const FOLD_MAX: usize = 500;
+/// Messages of the log that are folded before something is decided again: of 256 events each.
+const FOLD_MAX: usize = 32;
 /// Time between two comparisons of the work queue with the backlog.
 const COMPARE_EVERY_MS: u64 = 30_000;
 /// A loop that took this long to come round may have missed heartbeats.
@@ -68,9 +70,16 @@ pub(crate) struct Lead {
     doubts: Doubts,
     ready: bool,
     trimmer: trim::Trimmer,
+    /// Releases that are not answered yet.
+    flights: JoinSet<Landed>,
+    /// Messages that were released since the fence was put.
+    released: usize,
+    /// Nothing is released before, in monotonic milliseconds: the work queue refused something.
+    releases_at: u64,
 }
 
-type Heartbeats = BoxStream<'static, Result<kv::Entry, kv::WatcherError>>;
+/// What became of the messages of one release, and whose they were.
+type Landed = (Vec<Released>, Vec<Vec<Ticket>>);
 
 pub(crate) async fn run(
     ctx: Context,
@@ -79,7 +88,7 @@ pub(crate) async fn run(
     publisher: bus::Publisher,
     mut commands: Commands,
 ) -> anyhow::Result<()> {
-    let (planner, mut reader) = begin(&ctx).await?;
+    let (planner, mut reader) = begin::planner(&ctx).await?;
     let cursor = reader.cursor();
     let mut lead = Lead {
         payloads: Payloads::new(ctx.bus.clone(), reader.stream()),
@@ -100,6 +109,9 @@ pub(crate) async fn run(
         doubts: Doubts::default(),
         ready: false,
         trimmer: trim::Trimmer::default(),
+        flights: JoinSet::new(),
+        released: 0,
+        releases_at: 0,
         config,
         ctx,
     };
@@ -107,9 +119,10 @@ pub(crate) async fn run(
     let mut leadership = lead.lease.watch();
     // The lease may have come before anybody watched.
     leadership.mark_changed();
-    let mut heartbeats = watch_workers(&lead.ctx).await?;
+    let mut heartbeats = begin::heartbeats(&lead.ctx).await?;
     let shutdown = lead.ctx.shutdown.clone();
     while !shutdown.is_cancelled() {
+        let pause = lead.until_next_alarm();
         // Every arm is cancel-safe: what is not returned is not taken.
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -121,22 +134,23 @@ pub(crate) async fn run(
             batch = reader.next(FOLD_MAX) => match batch {
                 Ok(batch) => lead.fold(batch)?,
                 Err(error) if error.is_transient() => {
-                    tracing::warn!(error = describe(&error), "reading the log again");
-                    reader = open(&lead.ctx, Some(lead.cursor)).await?;
+                    tracing::warn!(error = begin::describe(&error), "reading the log again");
+                    reader = begin::open(&lead.ctx, Some(lead.cursor)).await?;
                     // Silence from a watch that is gone would pass for the death of every worker.
-                    heartbeats = watch_workers(&lead.ctx).await?;
+                    heartbeats = begin::heartbeats(&lead.ctx).await?;
                 }
                 Err(error) => return Err(error.into()),
             },
+            Some(landed) = lead.flights.join_next() => lead.landed(landed),
             beat = heartbeats.next() => match beat {
                 Some(Ok(entry)) => lead.heard(entry).await,
-                Some(Err(_)) | None => heartbeats = watch_workers(&lead.ctx).await?,
+                Some(Err(_)) | None => heartbeats = begin::heartbeats(&lead.ctx).await?,
             },
             command = commands.inbox.recv() => match command {
                 Some(command) => lead.obey(command).await,
                 None => break,
             },
-            () = sleep(lead.until_next_alarm()) => {}
+            () = sleep(pause) => {}
         }
         lead.act().await;
     }
@@ -144,75 +158,6 @@ pub(crate) async fn run(
         lead.save().await;
     }
     Ok(())
-}
-
-/// Goes on from the snapshot; or from the floor of the log with what was carried over it; or from
-/// the beginning.
-async fn begin(ctx: &Context) -> anyhow::Result<(Planner, Reader)> {
-    if let Some((planner, cursor)) = snapshot::load(&ctx.bus).await {
-        match open(ctx, Some(cursor)).await {
-            Ok(reader) => return Ok((planner, reader)),
-            Err(error @ ReadError::Gap { .. }) => {
-                tracing::warn!(error = describe(&error), "the snapshot is of no use");
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let Some(cut) = bus::trim::last(&ctx.bus).await? else {
-        return Ok((Planner::default(), open(ctx, None).await?));
-    };
-    let mut planner = Planner::begin_at(&cut.trimmed);
-    let cursor = bus::trim::carried(&ctx.bus, &cut, |at, key, event| {
-        if let Kind::Carried(carried) = &event.kind {
-            planner.preload(at, key, carried);
-        }
-    })
-    .await?;
-    planner.preloaded();
-    tracing::info!(floor = cut.trimmed.floor, open = planner.open_tasks(), "begins at the floor");
-    Ok((planner, open(ctx, Some(cursor)).await?))
-}
-
-/// Opens the log, for as long as that is a matter of time.
-async fn open(ctx: &Context, from: Option<Cursor>) -> Result<Reader, ReadError> {
-    let mut pause = Duration::from_millis(100);
-    loop {
-        match Reader::open(&ctx.bus, from).await {
-            Err(error) if error.is_transient() && !ctx.shutdown.is_cancelled() => {
-                ctx.health.not_ready("the log does not answer");
-                tracing::warn!(error = describe(&error), "the log does not answer");
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(2));
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-fn describe(error: &ReadError) -> String {
-    match error {
-        ReadError::Nats(cause) => format!("{error}: {cause:#}"),
-        ReadError::OtherLog { .. } | ReadError::Gap { .. } => error.to_string(),
-    }
-}
-
-async fn watch_workers(ctx: &Context) -> anyhow::Result<Heartbeats> {
-    let mut pause = Duration::from_millis(100);
-    loop {
-        let watched = match streams::workers(&ctx.bus).await {
-            Ok(bucket) => bucket.watch_with_history(">").await.context("failed to watch workers"),
-            Err(error) => Err(error),
-        };
-        match watched {
-            Ok(watch) => return Ok(watch.boxed()),
-            Err(error) if ctx.shutdown.is_cancelled() => return Err(error),
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "the heartbeats cannot be watched");
-            }
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
-    }
 }
 
 impl Lead {
@@ -232,6 +177,7 @@ impl Lead {
     async fn lead_or_follow(&mut self, leads: bool) {
         self.metrics.leads(false);
         self.trimmer = trim::Trimmer::default();
+        self.land().await;
         self.doubts.clear();
         self.office.lease(leads, &mut self.planner);
         self.take_over().await;
@@ -296,6 +242,7 @@ impl Lead {
 
     async fn heard(&mut self, entry: kv::Entry) {
         let now_ms = self.now_ms();
+        self.was_awake(now_ms);
         if entry.operation != kv::Operation::Put {
             self.planner.worker_left(&entry.key);
             return;
@@ -311,14 +258,18 @@ impl Lead {
         }
     }
 
-    /// Decides and applies, if this process leads.
-    async fn act(&mut self) {
-        let (now, now_ms) = (self.ctx.clock.now(), self.now_ms());
-        // Who did not listen may not say that nobody spoke: heartbeats wait to be read.
+    /// Who did not listen may not say that nobody spoke: heartbeats wait to be read.
+    fn was_awake(&mut self, now_ms: u64) {
         if now_ms.saturating_sub(self.acted_ms) > DEAF_AFTER_MS {
             self.planner.was_deaf(now_ms);
         }
         self.acted_ms = now_ms;
+    }
+
+    /// Decides and applies, if this process leads.
+    async fn act(&mut self) {
+        let (now, now_ms) = (self.ctx.clock.now(), self.now_ms());
+        self.was_awake(now_ms);
         self.planner.tick(now, now_ms);
         if self.office.caught_up(self.cursor.sequence, &mut self.planner, now, now_ms) {
             self.metrics.leads(true);
@@ -337,6 +288,7 @@ impl Lead {
         }
         self.decide().await;
         self.release().await;
+        self.move_fence().await;
         self.find_out().await;
         if now_ms >= self.compare_at {
             self.compare_at = now_ms + COMPARE_EVERY_MS;

@@ -148,6 +148,14 @@ enum Alarm {
     Cancel,
 }
 
+/// Who began an attempt.
+#[derive(Clone, Debug)]
+struct Holder {
+    worker: Box<str>,
+    /// Since when its heartbeats are expected to list it, in monotonic milliseconds.
+    since_ms: u64,
+}
+
 /// What few tasks have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Rare {
@@ -188,7 +196,7 @@ pub struct Planner {
     durations: Vec<Durations>,
     rare: HashMap<u32, Rare>,
     /// Who began the attempt of a running task.
-    holders: HashMap<u32, Box<str>>,
+    holders: HashMap<u32, Holder>,
     timers: BinaryHeap<Reverse<(Timestamp, Ticket, Alarm)>>,
     decisions: VecDeque<(Ticket, Decision)>,
     workers: Workers,
@@ -254,7 +262,7 @@ impl Planner {
 
     /// The worker that said it began the task's attempt.
     pub fn holder(&self, ticket: Ticket) -> Option<&str> {
-        self.holders.get(&ticket.slot).map(AsRef::as_ref)
+        self.holders.get(&ticket.slot).map(|holder| holder.worker.as_ref())
     }
 
     /// Tasks that would be released before this one, if it is ready.

@@ -84,6 +84,12 @@ impl Workers {
         self.0.values().any(|w| w.running.iter().any(|held| held.key() == Some(key)))
     }
 
+    /// The tasks that one worker lists.
+    pub fn held_by(&self, name: &str) -> HashSet<TaskKey> {
+        let worker = self.0.get(name);
+        worker.into_iter().flat_map(|w| w.running.iter().filter_map(Held::key)).collect()
+    }
+
     /// The tasks that workers list.
     pub fn held_keys(&self) -> HashSet<TaskKey> {
         self.0.values().flat_map(|w| w.running.iter().filter_map(Held::key)).collect()

@@ -3,8 +3,9 @@
 
 use common::{event::Event, pb, subject};
 use runtime::telemetry;
+use tokio::task::JoinError;
 
-use super::Lead;
+use super::{Landed, Lead};
 use crate::{
     office::{self, Released},
     outgoing::{self, Outgoing},
@@ -12,8 +13,14 @@ use crate::{
     verdict,
 };
 
-/// Tasks that are released before the log is looked at again.
+/// Tasks that are released together.
 const RELEASE_MAX: usize = 512;
+/// Messages that are released before the fence is moved to behind them.
+const FENCE_MOVES_AFTER: usize = 2_000;
+/// Pause after the work queue refused a release, as a full one does.
+const REFUSED_PAUSE_MS: u64 = 50;
+/// Releases that are under way at once.
+const FLIGHTS_MAX: usize = 4;
 /// Decisions that are published together.
 const DECIDE_MAX: usize = 256;
 /// An attempt that is out for this long and was not heard of is looked for.
@@ -115,9 +122,13 @@ impl Lead {
         }
     }
 
+    /// Releases what may go out now. The answers come while the log is read on.
     pub(super) async fn release(&mut self) {
-        loop {
-            let now_ms = self.now_ms();
+        let now_ms = self.now_ms();
+        if now_ms < self.releases_at {
+            return;
+        }
+        while self.flights.len() < FLIGHTS_MAX && !self.doubts.is_unsure() {
             let releases = self.planner.release(now_ms, self.config.window_max, RELEASE_MAX);
             if releases.is_empty() {
                 return;
@@ -127,6 +138,7 @@ impl Lead {
                 return;
             }
             let (mut messages, mut groups) = (Vec::new(), Vec::new());
+            let mut unprepared = Vec::new();
             let mut rest = releases.into_iter();
             while let Some(release) = rest.next() {
                 match self.outgoing(&release).await {
@@ -138,31 +150,72 @@ impl Lead {
                     Err(error) => {
                         // The log or the network is in trouble: the next tick tries again.
                         tracing::warn!(error = format!("{error:#}"), "failed to prepare a release");
-                        groups.push(release.tickets);
-                        groups.extend(rest.map(|r| r.tickets));
-                        self.take_back(groups);
-                        return;
+                        unprepared.push(release.tickets);
+                        unprepared.extend(rest.by_ref().map(|r| r.tickets));
                     }
                 }
             }
-            let outcomes = self.dispatcher.release(&messages).await;
-            let (mut refused, mut attempts) = (Vec::new(), 0);
-            for (outcome, tickets) in outcomes.into_iter().zip(groups) {
-                match outcome {
-                    Released::Out => attempts += tickets.len(),
-                    Released::Refused => refused.push(tickets),
-                    Released::FencedOff => {
-                        self.office.fenced_off(&mut self.planner);
-                        refused.push(tickets);
-                    }
-                    Released::Unknown => self.doubts.unsure(&self.planner, tickets),
-                }
+            let in_trouble = !unprepared.is_empty();
+            self.take_back(unprepared);
+            let messages_len = messages.len();
+            if messages_len > 0 {
+                let answers = self.dispatcher.release(messages).await;
+                self.released += messages_len;
+                self.flights.spawn(async move { (answers.await, groups) });
             }
-            self.metrics.released(attempts);
-            if !refused.is_empty() || self.doubts.is_unsure() {
-                self.take_back(refused);
+            if in_trouble {
                 return;
             }
+        }
+    }
+
+    /// Releases were answered.
+    pub(super) fn landed(&mut self, landed: Result<Landed, JoinError>) {
+        let Ok((outcomes, groups)) = landed else {
+            // It cannot fail; if it does, what is out is found out anew.
+            self.office.fenced_off(&mut self.planner);
+            return;
+        };
+        let (mut refused, mut attempts) = (Vec::new(), 0);
+        for (outcome, tickets) in outcomes.into_iter().zip(groups) {
+            match outcome {
+                Released::Out => attempts += tickets.len(),
+                Released::Refused => refused.push(tickets),
+                Released::FencedOff => {
+                    self.office.fenced_off(&mut self.planner);
+                    refused.push(tickets);
+                }
+                Released::Unknown => self.doubts.unsure(&self.planner, tickets),
+            }
+        }
+        self.metrics.released(attempts);
+        if !refused.is_empty() {
+            self.releases_at = self.now_ms() + REFUSED_PAUSE_MS;
+            self.take_back(refused);
+        }
+    }
+
+    /// Moves the fence along, now and then. Releases that are under way expect it where it is.
+    pub(super) async fn move_fence(&mut self) {
+        if self.released < FENCE_MOVES_AFTER {
+            return;
+        }
+        self.land().await;
+        match self.dispatcher.move_fence().await {
+            Ok(()) => self.released = 0,
+            // Whether it was moved is not known: what is out is found out anew.
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the fence was not moved");
+                self.office.fenced_off(&mut self.planner);
+            }
+        }
+    }
+
+    /// Waits until nothing is under way to the work queue: before anything is said about what lies
+    /// there.
+    pub(super) async fn land(&mut self) {
+        while let Some(landed) = self.flights.join_next().await {
+            self.landed(landed);
         }
     }
 
@@ -179,6 +232,7 @@ impl Lead {
         if !self.doubts.must_find_out() {
             return;
         }
+        self.land().await;
         match self.dispatcher.take(&office::TAKE_OVER).await {
             Ok(sight) => self.doubts.found_out(&self.planner, &sight),
             Err(error) => {
@@ -219,6 +273,7 @@ impl Lead {
         if suspects.is_empty() {
             return;
         }
+        self.land().await;
         match self.dispatcher.take(&office::COMPARE).await {
             Ok(sight) => self.doubts.compared(suspects, &sight),
             Err(error) => {

@@ -17,7 +17,7 @@ use common::{
     time::Timestamp,
 };
 
-use super::{Alarm, Entry, Found, Place, Planner, Rare, Ticket, Tombstone};
+use super::{Alarm, Entry, Found, Holder, Place, Planner, Rare, Ticket, Tombstone};
 use crate::{graph::Edge, trim::Marks};
 
 /// Where a task comes from whose submission does not lie where the log first mentioned it.
@@ -310,7 +310,7 @@ impl Planner {
             self.place(ticket, Place::Released(0));
         }
         if !holder.is_empty() {
-            self.holders.insert(ticket.slot, holder.into());
+            self.holders.insert(ticket.slot, Holder { worker: holder.into(), since_ms: 0 });
         }
         ticket
     }

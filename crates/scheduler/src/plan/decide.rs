@@ -39,7 +39,7 @@ impl Planner {
     pub fn lead(&mut self, now: Timestamp, now_ms: u64) {
         self.leading_since = Some(now_ms);
         self.clock = self.clock.max(now);
-        self.workers.all_heard(now_ms);
+        self.was_deaf(now_ms);
         self.decisions.clear();
         let timed = self.rare.iter().filter_map(|(slot, rare)| Some((*slot, rare.queue_timeout?)));
         let mut timed = timed.collect::<Vec<_>>();
@@ -72,11 +72,6 @@ impl Planner {
         {
             self.place(ticket, Place::Released(now_ms));
         }
-    }
-
-    /// This process did not listen for a while: nobody is late.
-    pub fn was_deaf(&mut self, now_ms: u64) {
-        self.workers.all_heard(now_ms);
     }
 
     /// Time passes: delays end, timeouts ring. Call it before [`Planner::release`].

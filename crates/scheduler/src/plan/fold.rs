@@ -8,7 +8,9 @@ use common::{
     time::Timestamp,
 };
 
-use super::{Alarm, Decision, Durations, Entry, Found, Place, Planner, Rare, Ticket, Tombstone};
+use super::{
+    Alarm, Decision, Durations, Entry, Found, Holder, Place, Planner, Rare, Ticket, Tombstone,
+};
 use crate::graph::{self, Edge, Verdict};
 
 /// Durations of one task type that are remembered.
@@ -205,7 +207,8 @@ impl Planner {
         self.set_state(ticket, state);
         match kind {
             Kind::Started(body) => {
-                self.holders.insert(ticket.slot, body.worker.as_str().into());
+                let holder = Holder { worker: body.worker.as_str().into(), since_ms: now_ms };
+                self.holders.insert(ticket.slot, holder);
                 // A late leader learns here that the attempt is out.
                 if !matches!(before.place, Place::Released(_) | Place::External) {
                     self.place(ticket, Place::Released(now_ms));

@@ -302,7 +302,7 @@ impl Planner {
                     on: number(&ONS, &edge.on),
                 })
                 .collect(),
-            holder: self.holders.get(&slot).map(|h| h.as_ref().to_owned()),
+            holder: self.holders.get(&slot).map(|h| h.worker.as_ref().to_owned()),
             queue_timeout_us: queue_timeout.as_micros() as u64,
             deciding: entry.deciding.map_or(0, |d| number(&DECISIONS, &d) + 1),
             alone: entry.alone,

@@ -488,3 +488,19 @@ fn a_release_that_never_left_is_ready_again_unless_it_ran() {
     }
     assert_eq!(world.released(&["a", "b"]), ["a"]);
 }
+
+#[test]
+fn what_a_worker_began_and_does_not_list_any_more_is_lost() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| ());
+    world.planner.release(world.now_ms, 16, 10);
+    world.say("a", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+    world.beat("w", 4, &[]);
+    assert!(world.planner.take_decisions(9).is_empty(), "its heartbeat may be older than the start");
+    world.now_ms += 7_000;
+    world.beat("w", 4, &[("a", 1)]);
+    assert!(world.planner.take_decisions(9).is_empty(), "it lists it");
+    world.beat("w", 4, &[]);
+    let decisions = world.planner.take_decisions(9);
+    assert!(matches!(decisions.as_slice(), [(_, Decision::Lost)]), "{decisions:?}");
+}

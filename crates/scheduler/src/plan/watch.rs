@@ -76,7 +76,7 @@ impl Planner {
                 lost.push(ticket);
             }
         }
-        let began = self.holders.iter().filter(|(_, holder)| holder.as_ref() == name);
+        let began = self.holders.iter().filter(|(_, holder)| holder.worker.as_ref() == name);
         let slots = began.map(|(slot, _)| *slot).collect::<Vec<_>>();
         lost.extend(slots.into_iter().filter_map(|slot| self.ticket(slot)));
         // The same facts give the same decisions in the same order.
@@ -93,7 +93,7 @@ impl Planner {
             return;
         }
         let gone = |holder: &str| !self.workers.lives(holder);
-        let orphans = self.holders.iter().filter(|(_, holder)| gone(holder));
+        let orphans = self.holders.iter().filter(|(_, holder)| gone(&holder.worker));
         let mut slots = orphans.map(|(slot, _)| *slot).collect::<Vec<_>>();
         slots.sort_unstable();
         for ticket in slots.into_iter().filter_map(|slot| self.ticket(slot)).collect::<Vec<_>>() {
@@ -139,8 +139,38 @@ impl Planner {
                 Found::Open(..) => {}
             }
         }
+        let worker = heartbeat.worker.clone();
         self.workers.heard(heartbeat, now_ms);
+        self.dropped(&worker, now_ms);
         stop
+    }
+
+    /// Finds attempts that this worker began and does not list, such as those of a process that was
+    /// started again under its name: they are lost. What it ended it lists until the log has it.
+    fn dropped(&mut self, worker: &str, now_ms: u64) {
+        if self.leading_since.is_none() {
+            return;
+        }
+        let patience = 3 * limits::HEARTBEAT_EVERY.as_millis() as u64;
+        let listed = self.workers.held_by(worker);
+        let began = self.holders.iter().filter(|(_, holder)| {
+            holder.worker.as_ref() == worker && holder.since_ms + patience < now_ms
+        });
+        let began = began.filter_map(|(slot, _)| self.ticket(*slot)).collect::<Vec<_>>();
+        for ticket in began {
+            let running = |e: &super::Entry| e.state.phase == Phase::Running && !e.state.external;
+            if self.entry(ticket).is_some_and(|e| running(&e) && !listed.contains(&e.key)) {
+                self.decide(ticket, Decision::Lost);
+            }
+        }
+    }
+
+    /// This process did not listen for a while: nobody is late, and what it hears now may be old.
+    pub fn was_deaf(&mut self, now_ms: u64) {
+        self.workers.all_heard(now_ms);
+        for holder in self.holders.values_mut() {
+            holder.since_ms = now_ms;
+        }
     }
 }
 

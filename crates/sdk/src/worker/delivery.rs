@@ -47,6 +47,15 @@ pub fn may_end(outcomes: &[Outcome]) -> bool {
     })
 }
 
+/// Whether a message of so many attempts may be ended before their outcomes: when the log has it
+/// that its only attempt began. From then on the heartbeats say whether it goes on.
+///
+/// A message that stays for as long as its attempt takes would make nats-server keep a record of
+/// every other that came and went meanwhile.
+pub fn may_end_early(attempts: usize, has_begun: bool) -> bool {
+    attempts == 1 && has_begun
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +75,7 @@ mod tests {
     fn a_message_waits_for_the_outcomes_of_all_its_attempts() {
         assert!(may_end(&[Outcome::Stored, Outcome::Unwanted]));
         assert!(!may_end(&[Outcome::Stored, Outcome::Unknown]));
+        assert!(may_end_early(1, true));
+        assert!(!may_end_early(1, false) && !may_end_early(2, true));
     }
 }

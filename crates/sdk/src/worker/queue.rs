@@ -6,14 +6,14 @@ use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer};
 use common::{id::QueueName, limits};
 use futures::StreamExt as _;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, interval_at, sleep, timeout, timeout_at},
 };
 
 use super::{
     attempt::{Stop, lost, returned},
-    delivery::{Delivery, Outcome, may_end, on_delivery},
+    delivery::{Delivery, Outcome, may_end, may_end_early, on_delivery},
     engine::Engine,
     execution::{self, Execution},
     executor::Executor,
@@ -110,7 +110,10 @@ async fn settle<E: Executor>(
     let draining = engine.draining.is_cancelled();
     let outcomes = match on_delivery(deliveries, items.len(), held, draining) {
         Delivery::Leave => return,
-        Delivery::Run => work(&engine, &message, items).await,
+        Delivery::Run => match work(&engine, &message, items).await {
+            (_, true) => return,
+            (outcomes, false) => outcomes,
+        },
         Delivery::Lost => report_lost(&engine, &items).await,
         Delivery::Return(reason) => vec![hand_back(&engine, &items, reason).await],
     };
@@ -166,22 +169,39 @@ async fn hand_back<E: Executor>(
     stored(published.is_ok())
 }
 
-/// Runs the items of a message, and tells nats-server meanwhile that it is being worked on.
+/// Runs the items of a message, and tells nats-server meanwhile that it is being worked on. Says
+/// what became of them, and whether the message has ended already.
 async fn work<E: Executor>(
     engine: &Arc<Engine<E>>,
     message: &Message,
     items: Vec<Arc<Execution>>,
-) -> Vec<Outcome> {
-    let work = run_items(engine, items);
+) -> (Vec<Outcome>, bool) {
+    let (attempts, begun) = (items.len(), Notify::new());
+    let work = run_items(engine, items, &begun);
     tokio::pin!(work);
     let every = limits::EXECUTION_PROGRESS_EVERY;
     let mut ticks = interval_at(Instant::now() + every, every);
+    let (mut has_begun, mut ended) = (false, false);
     loop {
+        if !ended && may_end_early(attempts, has_begun) {
+            ended = end(message).await;
+        }
         tokio::select! {
-            outcomes = &mut work => return outcomes,
-            _ = ticks.tick() => acknowledge(message, AckKind::Progress).await,
+            outcomes = &mut work => return (outcomes, ended),
+            () = begun.notified(), if !has_begun => has_begun = true,
+            _ = ticks.tick(), if !ended => acknowledge(message, AckKind::Progress).await,
         }
     }
+}
+
+/// Ends a message whose attempt goes on, and makes sure of it: if it came again elsewhere, the
+/// attempt would count as lost. If it cannot be done now, the next tick tries again.
+async fn end(message: &Message) -> bool {
+    let ended = timeout(ACK_TIMEOUT, message.double_ack()).await;
+    if !matches!(ended, Ok(Ok(()))) {
+        tracing::debug!(subject = %message.subject, "a message was not ended yet");
+    }
+    matches!(ended, Ok(Ok(())))
 }
 
 /// Runs the items one after another: a message has one slot, and the items of a group are short.
@@ -189,6 +209,7 @@ async fn work<E: Executor>(
 async fn run_items<E: Executor>(
     engine: &Arc<Engine<E>>,
     items: Vec<Arc<Execution>>,
+    begun: &Notify,
 ) -> Vec<Outcome> {
     let held = items.into_iter().map(|item| (engine.running.hold(&item), item)).collect::<Vec<_>>();
     let (mut reports, mut outcomes) = (JoinSet::new(), Vec::new());
@@ -198,7 +219,7 @@ async fn run_items<E: Executor>(
             outcomes.push(Outcome::Unknown);
             continue;
         };
-        let ending = run::run(engine, &item, &held.stop).await;
+        let ending = run::run(engine, &item, &held.stop, begun).await;
         let engine = engine.clone();
         reports.spawn(async move { conclude(&engine, &item, ending, held).await });
     }

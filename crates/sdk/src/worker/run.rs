@@ -6,6 +6,7 @@ use common::{event::Kind, limits, pb, subject, task::Timeouts, time::Timestamp};
 use futures::future;
 use prost::Message as _;
 use tokio::{
+    sync::Notify,
     task::{JoinError, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -29,37 +30,41 @@ const OUTPUT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// What an executor has on top of the grace for killing what did not end in it.
 pub(super) const KILL_MARGIN: Duration = Duration::from_secs(1);
 
-/// Runs an attempt to its end; returns the fact that ends it, or nothing when nobody wants it.
+/// Runs an attempt to its end; returns the fact that ends it, or nothing when nobody wants it. Says
+/// in between when the log has it that the attempt began.
 pub(super) async fn run<E: Executor>(
     engine: &Arc<Engine<E>>,
     execution: &Arc<Execution>,
     stop: &StopFlag,
+    begun_stored: &Notify,
 ) -> Option<Kind> {
     let (started_at, begun) = (engine.clock.now(), Instant::now());
     let bounds = Bounds::new(execution, started_at, begun);
-    let how = match (stop.why(), bounds.total) {
-        (Some(why), _) => How::Stopped(why, AttemptResult::default()),
+    let (how, took) = match (stop.why(), bounds.total) {
+        (Some(why), _) => (How::Stopped(why, AttemptResult::default()), None),
         (None, Some((end, whole))) if end <= begun => {
-            How::TimedOut(Limit::Total(whole), AttemptResult::default())
+            (How::TimedOut(Limit::Total(whole), AttemptResult::default()), None)
         }
-        _ => watched(engine, execution, stop, &bounds).await,
+        _ => watched(engine, execution, stop, &bounds, begun_stored).await,
     };
     let facts = Facts {
         attempt: execution.attempt,
         tries: execution.tries,
         worker: engine.options.name.to_string(),
         started_at,
-        duration: begun.elapsed(),
+        duration: took.unwrap_or_else(|| begun.elapsed()),
     };
     attempt::conclude(&execution.spec.retry(), &facts, how, rand::random())
 }
 
+/// Runs the executor; says how it ended, and how long it took where it ended by itself.
 async fn watched<E: Executor>(
     engine: &Arc<Engine<E>>,
     execution: &Arc<Execution>,
     stop: &StopFlag,
     bounds: &Bounds,
-) -> How {
+    begun_stored: &Notify,
+) -> (How, Option<Duration>) {
     let signs = Arc::new(Signs::new());
     let context = AttemptContext::new(execution.clone(), stop.token.clone(), signs.clone());
     // For log lines; the spans of traces are the executors' own (see runtime::telemetry).
@@ -73,9 +78,15 @@ async fn watched<E: Executor>(
     // A task of its own, so that a handler that computes without a pause stops no timer here.
     let mut work = JoinSet::new();
     let executor = engine.executor.clone();
-    work.spawn(async move { executor.run(context).await }.instrument(span));
+    let run = async move {
+        // Not from before: under load, waiting for a thread is most of a short attempt.
+        let begun = Instant::now();
+        let result = executor.run(context).await;
+        (result, begun.elapsed())
+    };
+    work.spawn(run.instrument(span));
     let carriers = future::join(
-        report_life(engine, execution, &signs),
+        report_life(engine, execution, &signs, begun_stored),
         send_output(engine, execution, &signs),
     );
     let how = tokio::select! {
@@ -140,10 +151,15 @@ impl Bounds {
     }
 }
 
-type Work = JoinSet<AttemptResult>;
+type Work = JoinSet<(AttemptResult, Duration)>;
 
 /// Waits for the work, or makes it end.
-async fn until_end(work: &mut Work, bounds: &Bounds, stop: &StopFlag, signs: &Signs) -> How {
+async fn until_end(
+    work: &mut Work,
+    bounds: &Bounds,
+    stop: &StopFlag,
+    signs: &Signs,
+) -> (How, Option<Duration>) {
     // Every arm is cancel-safe; work that has ended comes first.
     let limit = tokio::select! {
         biased;
@@ -153,20 +169,23 @@ async fn until_end(work: &mut Work, bounds: &Bounds, stop: &StopFlag, signs: &Si
     };
     stop.token.cancel();
     let left = match timeout(limits::CANCEL_GRACE + KILL_MARGIN, work.join_next()).await {
-        Ok(Some(Ok(left))) => left,
+        Ok(Some(Ok((left, _)))) => left,
         // It panicked on its way out, or did not end: what it held ends with the dropped work.
         Ok(_) | Err(_) => AttemptResult::default(),
     };
     work.abort_all();
-    match limit {
+    let how = match limit {
         Some(limit) => How::TimedOut(limit, left),
         None => How::Stopped(stop.why().unwrap_or(Stop::Stale), left),
-    }
+    };
+    (how, None)
 }
 
-fn finished(ended: Option<Result<AttemptResult, JoinError>>) -> How {
-    match ended {
-        Some(Ok(result)) => How::Finished(result),
+fn finished(
+    ended: Option<Result<(AttemptResult, Duration), JoinError>>,
+) -> (How, Option<Duration>) {
+    let how = match ended {
+        Some(Ok((result, took))) => return (How::Finished(result), Some(took)),
         Some(Err(error)) if error.is_panic() => {
             let panic = error.into_panic();
             let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
@@ -176,7 +195,8 @@ fn finished(ended: Option<Result<AttemptResult, JoinError>>) -> How {
         Some(Err(_)) | None => {
             How::Stopped(Stop::Return("the worker ended".into()), AttemptResult::default())
         }
-    }
+    };
+    (how, None)
 }
 
 /// Publishes that the attempt began, once it lasts long enough, and its progress.
@@ -184,6 +204,7 @@ async fn report_life<E: Executor>(
     engine: &Arc<Engine<E>>,
     execution: &Execution,
     signs: &Signs,
+    begun_stored: &Notify,
 ) -> Infallible {
     tokio::select! {
         () = sleep(STARTED_AFTER) => {}
@@ -191,7 +212,9 @@ async fn report_life<E: Executor>(
     }
     let worker = engine.options.name.to_string();
     let started = Kind::Started(pb::Started { attempt: execution.attempt, worker });
-    publish(engine, execution, started).await;
+    if publish(engine, execution, started).await {
+        begun_stored.notify_one();
+    }
     loop {
         signs.progressed.notified().await;
         if let Some(progress) = signs.take_progress() {
@@ -201,11 +224,14 @@ async fn report_life<E: Executor>(
     }
 }
 
-async fn publish<E: Executor>(engine: &Arc<Engine<E>>, execution: &Execution, kind: Kind) {
+/// Says whether the log has it.
+async fn publish<E: Executor>(engine: &Arc<Engine<E>>, execution: &Execution, kind: Kind) -> bool {
     let word = kind.word();
-    if let Err(error) = engine.publisher.publish(engine.event(execution, kind)).await {
+    let published = engine.publisher.publish(engine.event(execution, kind)).await;
+    if let Err(error) = &published {
         tracing::warn!(task = %execution.id, %error, "failed to publish {word:?}");
     }
+    published.is_ok()
 }
 
 /// Sends output on as it is written: after a short wait, or at once when much of it is there.
