@@ -1,0 +1,89 @@
+//! **Pure.** The registries and their ledger: a batch is made of the rows as they are, and written
+//! in one transaction, if nobody else has written meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{id::TaskKey, lifecycle::FOLD_VERSION, time::Timestamp};
+use registry::{
+    project::{self, Projection},
+    row::{Place, Row},
+};
+
+use crate::{
+    invariants::{self, Broken},
+    world::World,
+};
+
+/// The ledger.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// The newest row of each task.
+    pub rows: BTreeMap<TaskKey, Row>,
+    /// The last message that is in it.
+    pub cursor: u64,
+    clock: Timestamp,
+    history: BTreeSet<Place>,
+    letters: BTreeSet<(u64, u32, String)>,
+}
+
+/// A registry process.
+#[derive(Debug, Default)]
+pub struct Registry {
+    /// It waits for somebody to upgrade it.
+    pub stopped: Option<u32>,
+    batch: Option<(u64, u64, Projection)>,
+}
+
+impl Registry {
+    /// Reads a batch, or writes the one that it has read.
+    pub fn step(&mut self, world: &mut World, n: usize) -> Result<(), Broken> {
+        match self.batch.take() {
+            None => self.read(world),
+            Some(_) if world.fault(world.setup.kills, 8) => {
+                world.note(|_| format!("registry {n} is killed before it writes"));
+            }
+            Some((from, to, batch)) if world.ledger.cursor == from => {
+                world.note(|_| format!("registry {n} writes up to {to}"));
+                return write(world, to, batch);
+            }
+            // Another one came first.
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, world: &mut World) {
+        let from = world.ledger.cursor;
+        let max = world.random.below(20) + 1;
+        let Some(messages) = world.log.after(from, max) else { return };
+        let (known, newer) = project::known(messages);
+        self.stopped = newer;
+        debug_assert!(newer.is_none_or(|version| version > FOLD_VERSION));
+        let Some(last) = known.last() else { return };
+        let named = project::named(known);
+        let rows = named.iter().filter_map(|(tenant, id)| {
+            world.ledger.rows.get(&TaskKey::new(tenant, id)).cloned()
+        });
+        let projection = project::project(rows.collect(), world.ledger.clock, known);
+        self.batch = Some((from, last.sequence, projection));
+    }
+}
+
+fn write(world: &mut World, to: u64, batch: Projection) -> Result<(), Broken> {
+    for row in &batch.rows {
+        invariants::the_ledger_agrees(&world.truth, row, to)?;
+    }
+    let ledger = &mut world.ledger;
+    for entry in &batch.entries {
+        if !ledger.history.insert(entry.place) {
+            let detail = format!("the history has {:?} twice", entry.place);
+            return Err(Broken { invariant: "everyone_agrees", detail });
+        }
+    }
+    // nats-server drops the repeats of a batch that was made twice.
+    ledger.letters.extend(batch.dead.iter().map(|l| (l.sequence, l.index, l.kind.clone())));
+    ledger.rows.extend(batch.rows.into_iter().map(|row| (row.key(), row)));
+    ledger.cursor = to;
+    ledger.clock = batch.clock;
+    Ok(())
+}
