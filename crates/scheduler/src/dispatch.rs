@@ -1,5 +1,5 @@
 //! Releases into the work queue, guarded twice: one message a subject keeps an attempt from being
-//! out twice, the expected sequence keeps a leader of yesterday from releasing at all.
+//! out twice, the sequence of the fence keeps a leader of yesterday from releasing at all.
 
 use anyhow::Context as _;
 use async_nats::jetstream::{
@@ -15,6 +15,9 @@ use crate::{
     office::{Guard, Out, Released, Sight, Step},
     outgoing::{self, Outgoing},
 };
+
+/// Names the subject whose last sequence is expected.
+const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 /// The only publisher of the work queue while its process leads.
 pub(crate) struct Dispatcher {
@@ -47,7 +50,7 @@ impl Dispatcher {
         stream.purge().filter(subject::FENCE).await.context("failed to purge fence")?;
         let ack = self.bus.jetstream().publish(subject::FENCE, "".into()).await;
         let ack = ack.context("failed to publish fence")?.await.context("failed to store fence")?;
-        self.guard.ends_at(ack.sequence);
+        self.guard.fenced(ack.sequence);
         Ok(())
     }
 
@@ -70,15 +73,15 @@ impl Dispatcher {
         Ok(out)
     }
 
-    /// Publishes releases in order, all under way at once; after a refusal the sequence is read
-    /// again, and what came after it has been refused with it.
-    pub(crate) async fn release(&mut self, messages: &[Outgoing]) -> Vec<Released> {
+    /// Publishes releases, all under way at once.
+    pub(crate) async fn release(&self, messages: &[Outgoing]) -> Vec<Released> {
         let mut acks: Vec<Result<PublishAckFuture, PublishError>> =
             Vec::with_capacity(messages.len());
-        for (n, message) in (0..).zip(messages) {
+        for message in messages {
             let mut publish = PublishMessage::build()
                 .payload(message.body.clone().into())
-                .expected_last_sequence(self.guard.expects(n));
+                .expected_last_subject_sequence(self.guard.fence())
+                .header(EXPECTED_SUBJECT, subject::FENCE);
             if !message.traceparent.is_empty() {
                 publish = publish.header("traceparent", message.traceparent.as_str());
             }
@@ -86,30 +89,11 @@ impl Dispatcher {
         }
         // One deadline for all: each ack's begins when it is waited for.
         let answers = join_all(acks.into_iter().map(|ack| async { ack?.await })).await;
-        let mut outcomes = Vec::with_capacity(messages.len());
-        let mut in_step = true;
-        for answer in answers {
-            outcomes.push(match answer {
-                Ok(ack) => {
-                    self.guard.ends_at(ack.sequence);
-                    Released::Out
-                }
-                Err(error) => {
-                    in_step = false;
-                    refusal(&error)
-                }
-            });
-        }
-        if !in_step && let Err(error) = self.resynchronise().await {
-            tracing::warn!(error = format!("{error:#}"), "the work queue does not answer");
-        }
-        outcomes
-    }
-
-    async fn resynchronise(&mut self) -> anyhow::Result<()> {
-        let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
-        self.guard.ends_at(stream.cached_info().state.last_sequence);
-        Ok(())
+        let outcome = |answer| match answer {
+            Ok(_) => Released::Out,
+            Err(error) => refusal(&error),
+        };
+        answers.into_iter().map(outcome).collect()
     }
 
     /// Takes an attempt out of the work queue, unless a worker has it already.
@@ -134,11 +118,47 @@ fn refusal(error: &PublishError) -> Released {
     tracing::debug!(%error, "a release was refused");
     match error.kind() {
         PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Released::Unknown,
+        PublishErrorKind::WrongLastSequence => Released::FencedOff,
         PublishErrorKind::StreamNotFound
         | PublishErrorKind::WrongLastMessageId
-        | PublishErrorKind::WrongLastSequence
         | PublishErrorKind::MaxAckPending
         | PublishErrorKind::MaxPayloadExceeded
         | PublishErrorKind::Other => Released::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bus::{ConnectOptions, streams::StreamOptions};
+    use testkit::NatsServer;
+
+    use common::{id::QueueName, pb};
+
+    use super::*;
+    use crate::office;
+
+    fn message(id: &str) -> Outgoing {
+        let item = pb::Execution { task_id: id.into(), attempt: 1, ..pb::Execution::default() };
+        let queue = QueueName::parse("q").expect("a token");
+        Outgoing::new(&queue, vec![item], false).expect("it has an item")
+    }
+
+    /// Releases that were sent together expect one end of the work queue after the other, and a
+    /// new leader's fence makes one of these: the second and all after it went in behind the fence.
+    #[tokio::test]
+    async fn a_fence_turns_away_every_release_of_a_series() {
+        let server = NatsServer::start().expect("nats-server");
+        let options = ConnectOptions { url: server.url(), name: "test".into(), credentials: None };
+        let bus = bus::connect(&options).await.expect("a connection");
+        streams::ensure(&bus, StreamOptions::default()).await.expect("streams");
+        let (mut old, mut new) = (Dispatcher::new(bus.clone()), Dispatcher::new(bus));
+        old.take(&office::TAKE_OVER).await.expect("the work queue");
+        let first = old.release(&[message("a"), message("a"), message("b")]).await;
+        assert_eq!(first, [Released::Out; 3], "an attempt that lies there is out");
+        let sight = new.take(&office::TAKE_OVER).await.expect("the work queue");
+        assert_eq!(sight.out.len(), 2);
+        let late = old.release(&[message("c"), message("d"), message("e")]).await;
+        assert_eq!(late, [Released::FencedOff; 3]);
+        assert_eq!(new.release(&[message("c"), message("d")]).await, [Released::Out; 2]);
     }
 }

@@ -14,7 +14,7 @@ pub type Out = (TaskKey, u32);
 /// One step of finding out where released attempts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Put a mark into the work queue: releases that expect an older end of it fail from here on.
+    /// Put a mark into the work queue: releases that expect an older one fail from here on.
     Fence,
     /// Read the attempts that lie in the work queue, in flight or not.
     ReadBack,
@@ -96,6 +96,13 @@ impl Office {
         }
     }
 
+    /// Another fence was put although the lease is this process's: it takes over anew.
+    pub fn fenced_off(&mut self, planner: &mut Planner) {
+        if self.leads() {
+            self.lease(true, planner);
+        }
+    }
+
     /// Whether this process has caught up. It decides only while its lease is fresh, too.
     pub fn leads(&self) -> bool {
         matches!(self.0, Stage::Leads)
@@ -113,18 +120,21 @@ pub fn has_lapsed(seen_ms: u64, now_ms: u64) -> bool {
     now_ms.saturating_sub(seen_ms) > limits::LEASE.as_millis() as u64
 }
 
-/// The sequence that the work queue must be at when a release comes in.
+/// The fence behind which a leader releases: a release is stored only while it is the last one.
+///
+/// It is the fence's own sequence that is expected, not the work queue's end: of releases that were
+/// sent together, a later one expects an end that another leader's fence may just have made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Guard(u64);
 
 impl Guard {
-    /// What the n-th release of a series expects, when those before it are stored.
-    pub fn expects(self, n: u64) -> u64 {
-        self.0 + n
+    /// The sequence that the last fence must have; 0, before the first, is none at all.
+    pub fn fence(self) -> u64 {
+        self.0
     }
 
-    /// The work queue ends here: it was read, or the fence or a release was stored.
-    pub fn ends_at(&mut self, sequence: u64) {
+    /// This leader's fence was stored there.
+    pub fn fenced(&mut self, sequence: u64) {
         self.0 = sequence;
     }
 }
@@ -136,6 +146,8 @@ pub enum Released {
     Out,
     /// It does not; try again.
     Refused,
+    /// It does not: another fence was put, behind which this leader does not know what is out.
+    FencedOff,
     /// Nobody answered: it may lie there, or turn up later.
     Unknown,
 }
@@ -144,7 +156,7 @@ pub enum Released {
 #[derive(Clone, Debug, Default)]
 pub struct Doubts {
     /// Releases whose answer never came.
-    unsure: Vec<Ticket>,
+    unsure: Vec<(Ticket, u32)>,
     /// Of those, the ones that are not in the work queue.
     absent: Option<Missing>,
     /// Attempts that have been out for long, of which nobody speaks, and that are not there.
@@ -159,12 +171,13 @@ struct Missing {
 }
 
 impl Doubts {
-    /// Nobody answered when these were released.
-    pub fn unsure(&mut self, tickets: impl IntoIterator<Item = Ticket>) {
-        self.unsure.extend(tickets);
+    /// Nobody answered when these tasks' attempts were released.
+    pub fn unsure(&mut self, planner: &Planner, tickets: impl IntoIterator<Item = Ticket>) {
+        let attempt = |ticket| Some((ticket, planner.entry(ticket)?.state.attempt()));
+        self.unsure.extend(tickets.into_iter().filter_map(attempt));
     }
 
-    /// Whether there are releases whose answer never came. Nothing else is released meanwhile.
+    /// Whether there are releases whose answer never came.
     pub fn is_unsure(&self) -> bool {
         !self.unsure.is_empty()
     }
@@ -177,12 +190,14 @@ impl Doubts {
 
     /// The steps of [`TAKE_OVER`] were taken again.
     pub fn found_out(&mut self, planner: &Planner, sight: &Sight) {
-        let absent = std::mem::take(&mut self.unsure).into_iter().filter_map(|ticket| {
-            let entry = planner.entry(ticket)?;
-            let attempt = entry.state.attempt();
-            (!sight.out.contains(&(entry.key, attempt))).then_some((ticket, attempt))
+        let mut attempts = std::mem::take(&mut self.unsure);
+        // A task that has moved on since has another attempt, of which nobody is unsure.
+        attempts.retain(|(ticket, attempt)| {
+            planner.entry(*ticket).is_some_and(|entry| {
+                entry.state.attempt() == *attempt && !sight.out.contains(&(entry.key, *attempt))
+            })
         });
-        self.absent = Some(Missing { attempts: absent.collect(), last: sight.last });
+        self.absent = Some(Missing { attempts, last: sight.last });
     }
 
     /// The steps of [`COMPARE`] were taken for those suspects.
@@ -216,6 +231,13 @@ impl Doubts {
 
 #[cfg(test)]
 mod tests {
+    use common::{
+        event::{Event, Kind, TaskEvent},
+        id::{TaskId, Tenant},
+        pb,
+        task::TaskSpec,
+    };
+
     use super::*;
 
     fn elected() -> (Office, Planner) {
@@ -233,6 +255,42 @@ mod tests {
         assert!(!office.caught_up(6, &mut planner, now, 0) && !office.leads());
         assert!(office.caught_up(7, &mut planner, now, 0) && office.leads());
         assert!(!office.caught_up(8, &mut planner, now, 0), "it is said once");
+    }
+
+    #[test]
+    fn doubts_are_about_an_attempt_and_not_about_the_next_one() {
+        let (_, mut planner) = elected();
+        let event = |kind| Event::Task(TaskEvent::new(Tenant::default(), id(), "test", kind));
+        let worker = pb::Worker { handler: "h".into() };
+        let kind = Some(pb::executor::Kind::Worker(worker));
+        let executor = Some(pb::Executor { kind });
+        let spec = pb::TaskSpec { task_id: "a".into(), executor, ..pb::TaskSpec::default() };
+        let spec = Box::new(TaskSpec::parse(spec).unwrap());
+        let now = Timestamp::default();
+        planner.lead(now, 0);
+        planner.fold((1, 0), now, &event(Kind::Created(spec)), 0);
+        planner.heard(
+            pb::Heartbeat {
+                worker: "w".into(),
+                queues: [("handlers".to_owned(), 1)].into(),
+                ..pb::Heartbeat::default()
+            },
+            0,
+        );
+        let released = planner.release(0, 16, 1);
+        let mut doubts = Doubts::default();
+        doubts.unsure(&planner, released.into_iter().flat_map(|r| r.tickets));
+        // It did arrive, came back, and its next attempt goes out before anybody looks.
+        let returned = pb::Returned { attempt: 1, ..pb::Returned::default() };
+        planner.fold((2, 0), now, &event(Kind::Returned(returned)), 0);
+        assert_eq!(planner.release(0, 16, 1).len(), 1);
+        doubts.found_out(&planner, &Sight { out: Vec::new(), last: 2 });
+        doubts.settle(&mut planner, 2);
+        assert!(planner.release(0, 16, 1).is_empty(), "the second attempt is out");
+    }
+
+    fn id() -> TaskId {
+        TaskId::parse("a").unwrap()
     }
 
     #[test]

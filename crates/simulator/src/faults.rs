@@ -1,11 +1,7 @@
 //! **Pure.** What breaks: processes die or stand still, clocks jump, nats-server is killed, workers
 //! are drained, schedulers are asked to stop.
 
-use crate::{
-    invariants::Broken,
-    scheduler::start,
-    world::World,
-};
+use crate::{invariants::Broken, scheduler::start, world::World};
 
 /// One thing that breaks, or one look at whether a restart would have changed anything.
 pub fn step(world: &mut World) -> Result<(), Broken> {
@@ -59,7 +55,10 @@ fn with_worker(world: &mut World, act: impl FnOnce(&mut super::worker::Worker, &
     }
 }
 
-fn with_scheduler(world: &mut World, act: impl FnOnce(&mut super::scheduler::Scheduler, &mut World)) {
+fn with_scheduler(
+    world: &mut World,
+    act: impl FnOnce(&mut super::scheduler::Scheduler, &mut World),
+) {
     let n = world.random.below(world.schedulers.len());
     if let Some(mut scheduler) = world.schedulers[n].take() {
         if scheduler.down_until.is_none() {

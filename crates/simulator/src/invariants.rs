@@ -49,7 +49,10 @@ pub const ALL: [(&str, &str); 16] = [
         "only_the_current_attempt_speaks",
         "An attempt that was given up, or was never due, has no say.",
     ),
-    ("outcomes_come_before_acks", "A message leaves the work queue after the log has its outcomes."),
+    (
+        "outcomes_come_before_acks",
+        "A message leaves the work queue after the log has its outcomes.",
+    ),
     ("losses_are_counted_once", "A loss is counted once, and never as a try."),
     ("pauses_hold", "While a leader knows of a pause it releases nothing of that queue."),
     ("priorities_hold", "Nothing goes out before something ready of a higher priority."),
@@ -149,7 +152,8 @@ pub fn knowledge(planner: &Planner, key: TaskKey) -> Option<String> {
     Some(match planner.find(key)? {
         Found::Over(end) => format!("over: {:?} at {}.{}", end.phase, end.sequence, end.index),
         Found::Open(ticket, e) => {
-            let mut edges = planner.edges(ticket).iter().map(|e| format!("{e:?}")).collect::<Vec<_>>();
+            let mut edges =
+                planner.edges(ticket).iter().map(|e| format!("{e:?}")).collect::<Vec<_>>();
             edges.sort_unstable();
             let (queue, _) = planner.queue_of(e);
             format!(
@@ -305,7 +309,12 @@ pub fn payloads_stay(name: &str, spec: Option<&TaskSpec>, at: (u64, u32)) -> Hel
 
 /// What was accepted ends, or waits for a reason that can be stated. Asked when all faults are over
 /// and time has passed: `reasons` is what the leader answers to "why is it not running?".
-pub fn nothing_is_forgotten(truth: &Truth, key: TaskKey, planner: &Planner, reasons: &[String]) -> Held {
+pub fn nothing_is_forgotten(
+    truth: &Truth,
+    key: TaskKey,
+    planner: &Planner,
+    reasons: &[String],
+) -> Held {
     let Some(task) = truth.tasks.get(&key) else { return Ok(()) };
     let Some(state) = task.state() else { return Ok(()) };
     let waits_for_others = task.waits.iter().any(|(dependency, _)| {
@@ -320,7 +329,8 @@ pub fn nothing_is_forgotten(truth: &Truth, key: TaskKey, planner: &Planner, reas
         Some(Found::Open(_, entry)) => format!("{:?}, deciding {:?}", entry.place, entry.deciding),
         _ => "not open".to_owned(),
     };
-    let detail = format!("{}: {state:?}; the leader: {place}, {knows:?}, says {reasons:?}", task.name);
+    let detail =
+        format!("{}: {state:?}; the leader: {place}, {knows:?}, says {reasons:?}", task.name);
     broken("nothing_is_forgotten", detail)
 }
 

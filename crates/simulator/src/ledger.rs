@@ -61,9 +61,9 @@ impl Registry {
         debug_assert!(newer.is_none_or(|version| version > FOLD_VERSION));
         let Some(last) = known.last() else { return };
         let named = project::named(known);
-        let rows = named.iter().filter_map(|(tenant, id)| {
-            world.ledger.rows.get(&TaskKey::new(tenant, id)).cloned()
-        });
+        let rows = named
+            .iter()
+            .filter_map(|(tenant, id)| world.ledger.rows.get(&TaskKey::new(tenant, id)).cloned());
         let projection = project::project(rows.collect(), world.ledger.clock, known);
         self.batch = Some((from, last.sequence, projection));
     }

@@ -59,7 +59,12 @@ fn main() -> anyhow::Result<ExitCode> {
         if told.elapsed() > Duration::from_secs(5) {
             told = Instant::now();
             let rate = sum.steps as f64 / begun.elapsed().as_secs_f64();
-            writeln!(anstream::stderr(), "{} seeds, {} steps, {rate:.0} steps/s", sum.seeds, sum.steps)?;
+            writeln!(
+                anstream::stderr(),
+                "{} seeds, {} steps, {rate:.0} steps/s",
+                sum.seeds,
+                sum.steps
+            )?;
         }
     }
     summary(&options, &sum, begun.elapsed(), None)?;

@@ -1,5 +1,5 @@
 //! **Pure.** The stream `EXECUTIONS` as nats-server keeps it: a work queue with one message a
-//! subject, expected sequences, deliveries that are counted, and the last instant before a kill,
+//! subject, a fence that releases expect, deliveries that are counted, and the last instant before a kill,
 //! which it forgets.
 
 use std::collections::BTreeMap;
@@ -26,8 +26,8 @@ pub struct Work {
 /// Why a release was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The stream does not end where the publisher expects.
-    WrongSequence,
+    /// The last fence is not the one that the publisher expects.
+    FencedOff,
     /// The subject has a message.
     AlreadyThere,
 }
@@ -43,10 +43,10 @@ pub struct WorkQueue {
 }
 
 impl WorkQueue {
-    /// Stores a release. nats-server checks the sequence first, then the subject.
+    /// Stores a release. nats-server checks what is expected first, then the subject.
     pub fn publish(&mut self, message: &(String, Vec<u8>), expects: u64) -> Result<u64, Refusal> {
-        if expects != self.sequence {
-            return Err(Refusal::WrongSequence);
+        if expects != self.fence.unwrap_or(0) {
+            return Err(Refusal::FencedOff);
         }
         if self.messages.values().any(|work| work.subject == message.0) {
             return Err(Refusal::AlreadyThere);

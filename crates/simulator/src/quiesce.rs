@@ -64,8 +64,9 @@ pub fn quiesce(world: &mut World, seed: u64) -> Result<(), Broken> {
 }
 
 fn leader(world: &World) -> Option<&Planner> {
-    let mut all = world.schedulers.iter().flatten();
-    all.find(|scheduler| scheduler.decides(world)).map(|scheduler| &scheduler.planner)
+    let all = || world.schedulers.iter().flatten();
+    let leads = all().find(|scheduler| scheduler.decides(world));
+    leads.or_else(|| all().next()).map(|scheduler| &scheduler.planner)
 }
 
 /// What is left of tasks that should have ended.
@@ -86,9 +87,10 @@ fn forgotten(world: &World, planner: &Planner, key: TaskKey, task: &Task) -> Res
     if state.is_none_or(|s| s.phase.is_terminal() || s.external) {
         return Ok(());
     }
-    let reasons = task.spec.as_ref().and_then(|spec| {
-        scheduler::why::why(planner, key, spec, world.setup.window_max)
-    });
+    let reasons = task
+        .spec
+        .as_ref()
+        .and_then(|spec| scheduler::why::why(planner, key, spec, world.setup.window_max));
     let reasons = reasons.map(|why| why.reasons).unwrap_or_default();
     let reasons = reasons.into_iter().map(|r| format!("{}: {}", r.code, r.message));
     invariants::nothing_is_forgotten(&world.truth, key, planner, &reasons.collect::<Vec<_>>())

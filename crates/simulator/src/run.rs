@@ -5,12 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use crate::{
-    invariants::Broken,
-    quiesce::quiesce,
-    random::Random,
-    world::World,
-};
+use crate::{invariants::Broken, quiesce::quiesce, random::Random, world::World};
 
 /// What came of a run.
 #[derive(Clone, Debug)]
@@ -62,10 +57,7 @@ pub fn run(seed: u64, steps: u64, without: &BTreeSet<u64>, traced: bool) -> Outc
 }
 
 /// A panic of the product is something that does not hold, too.
-fn safely(
-    world: &mut World,
-    act: impl FnOnce(&mut World) -> Result<(), Broken>,
-) -> Option<Broken> {
+fn safely(world: &mut World, act: impl FnOnce(&mut World) -> Result<(), Broken>) -> Option<Broken> {
     let act = AssertUnwindSafe(|| act(world));
     catch_unwind(act).map_or_else(
         |panic| {
@@ -80,12 +72,7 @@ fn safely(
 
 /// Leaves out steps as long as the same invariant breaks, in at most so many runs; returns the steps
 /// that are left out and the number of steps up to the break.
-pub fn shorten(
-    seed: u64,
-    steps: u64,
-    invariant: &str,
-    mut runs: usize,
-) -> (u64, BTreeSet<u64>) {
+pub fn shorten(seed: u64, steps: u64, invariant: &str, mut runs: usize) -> (u64, BTreeSet<u64>) {
     let breaks = |end: u64, without: &BTreeSet<u64>| {
         let outcome = run(seed, end, without, false);
         outcome.broken.is_some_and(|b| b.invariant == invariant).then_some(outcome.steps)

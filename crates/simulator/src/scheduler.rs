@@ -6,13 +6,7 @@ pub mod start;
 
 use std::collections::VecDeque;
 
-use common::{
-    event::Event,
-    id::TaskKey,
-    limits, pb,
-    time::Timestamp,
-    wire::NotAnEvent,
-};
+use common::{event::Event, id::TaskKey, limits, pb, time::Timestamp, wire::NotAnEvent};
 use scheduler::{
     office::{self, Doubts, Guard, Office, Sight},
     outgoing::Outgoing,
@@ -47,7 +41,13 @@ enum Stage {
     /// Releases are on their way.
     Releasing { sent: Vec<(u64, Vec<Ticket>)>, since_us: i64 },
     /// The event of an order is on its way.
-    Ordering { event: Box<Event>, then: scheduler::orders::Then, before: Option<Decision>, token: u64, since_us: i64 },
+    Ordering {
+        event: Box<Event>,
+        then: scheduler::orders::Then,
+        before: Option<Decision>,
+        token: u64,
+        since_us: i64,
+    },
 }
 
 /// The points of the loop's second half, in their order.

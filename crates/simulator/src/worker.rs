@@ -99,7 +99,9 @@ impl Worker {
     /// Somebody tells it to end an attempt.
     pub fn told(&mut self, key: TaskKey, attempt: u32, stale: bool) {
         let why = if stale { Stop::Stale } else { Stop::Cancel("asked".into()) };
-        for item in self.runs.iter_mut().filter(|r| r.delivery == Delivery::Run).flat_map(|r| &mut r.items) {
+        for item in
+            self.runs.iter_mut().filter(|r| r.delivery == Delivery::Run).flat_map(|r| &mut r.items)
+        {
             let same = item.execution.key() == key && item.execution.attempt == attempt;
             if same && item.stop.is_none() && !matches!(item.stage, Stage::Done(_)) {
                 item.stop = Some(why.clone());
@@ -229,12 +231,12 @@ impl Worker {
 
     /// Goes on with a message; says whether it is still in hand.
     fn go_on(&mut self, world: &mut World, run: &mut Run) -> Result<bool, Broken> {
-        world.queue.progress(
-            run.sequence,
-            world.now_us + limits::EXECUTION_ACK_WAIT.as_micros() as i64,
-        );
+        world
+            .queue
+            .progress(run.sequence, world.now_us + limits::EXECUTION_ACK_WAIT.as_micros() as i64);
         let reports = run.items.iter().position(|i| matches!(i.stage, Stage::Reports { .. }));
-        let runs = run.items.iter().position(|i| matches!(i.stage, Stage::Held | Stage::Runs { .. }));
+        let runs =
+            run.items.iter().position(|i| matches!(i.stage, Stage::Held | Stage::Runs { .. }));
         // Outcomes travel while the next item runs.
         let next = if world.random.one_in(2) { reports.or(runs) } else { runs.or(reports) };
         if let Some(item) = next.and_then(|n| run.items.get_mut(n)) {

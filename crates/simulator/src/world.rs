@@ -86,7 +86,7 @@ pub enum What {
     Release {
         /// Subject and body.
         message: (String, Vec<u8>),
-        /// The sequence that the work queue must be at.
+        /// The sequence that the last fence must have.
         expects: u64,
         /// The end of the log when its leader took the work queue over.
         taken_over: u64,
@@ -402,13 +402,10 @@ impl World {
                 Ok(Answer::Stored(sequence))
             }
             Err(refusal) => {
-                self.note(|world| {
-                    let at = world.queue.sequence;
-                    format!("{} is refused: {refusal:?} (expects {expects}, is at {at})", message.0)
-                });
+                self.note(|_| format!("{} is refused: {refusal:?}", message.0));
                 Ok(match refusal {
                     crate::queue::Refusal::AlreadyThere => Answer::AlreadyThere,
-                    crate::queue::Refusal::WrongSequence => Answer::Refused,
+                    crate::queue::Refusal::FencedOff => Answer::Refused,
                 })
             }
         }

@@ -151,7 +151,11 @@ impl Lead {
                 match outcome {
                     Released::Out => attempts += tickets.len(),
                     Released::Refused => refused.push(tickets),
-                    Released::Unknown => self.doubts.unsure(tickets),
+                    Released::FencedOff => {
+                        self.office.fenced_off(&mut self.planner);
+                        refused.push(tickets);
+                    }
+                    Released::Unknown => self.doubts.unsure(&self.planner, tickets),
                 }
             }
             self.metrics.released(attempts);

@@ -173,7 +173,7 @@ impl Scheduler {
                 let Some(sequence) = world.queue.publish_fence() else {
                     return self.not_taken(world, &goal);
                 };
-                self.guard.ends_at(sequence);
+                self.guard.fenced(sequence);
                 world.note(|_| format!("{} puts the fence at {sequence}", self.name()));
             }
             Step::ReadBack => sight.out = world.queue.out(),
@@ -197,6 +197,7 @@ impl Scheduler {
                 Ok(())
             }
             Goal::FindOut => {
+                world.note(|_| format!("{} finds out: {:?}", self.name(), sight.out.len()));
                 self.doubts.found_out(&self.planner, &sight);
                 self.go_on(world, Point::Compare)
             }
@@ -216,11 +217,7 @@ impl Scheduler {
     }
 
     /// The submission of an open task, and when the log took it.
-    fn payload(
-        &self,
-        world: &World,
-        entry: &Entry,
-    ) -> Result<(TaskSpec, Timestamp), Broken> {
+    fn payload(&self, world: &World, entry: &Entry) -> Result<(TaskSpec, Timestamp), Broken> {
         let message = world.log.get(entry.sequence);
         let item = message.and_then(|m| m.items.get(entry.index as usize));
         let spec = match item {
@@ -243,8 +240,7 @@ impl Scheduler {
                 self.withdraw(world, &entry, &spec);
             }
             let random = world.random.unit();
-            let event =
-                verdict::event(&self.planner, (ticket, &entry), &spec, decision, random);
+            let event = verdict::event(&self.planner, (ticket, &entry), &spec, decision, random);
             if let Some(event) = event {
                 world.note(|_| format!("{} decides: {decision:?} {}", self.name(), event.id));
                 events.push(Event::Task(event));
@@ -315,10 +311,10 @@ impl Scheduler {
 
     fn send(&mut self, world: &mut World, messages: Vec<(Outgoing, Vec<Ticket>)>) {
         let mut sent = Vec::new();
-        for (n, (message, tickets)) in (0..).zip(messages) {
+        for (message, tickets) in messages {
             let what = What::Release {
                 message: (message.subject, message.body),
-                expects: self.guard.expects(n),
+                expects: self.guard.fence(),
                 taken_over: self.taken_over,
             };
             sent.push((world.send(self.life, what), tickets));
@@ -338,40 +334,29 @@ impl Scheduler {
             self.stage = Stage::Releasing { sent, since_us };
             return Ok(());
         }
-        let (mut refused, mut in_step) = (Vec::new(), true);
-        let mut unsure = false;
+        let mut refused = Vec::new();
         for (token, tickets) in sent {
             let outcome = match world.answers.remove(&token) {
-                Some(Answer::Stored(sequence)) => {
-                    self.guard.ends_at(sequence);
-                    Released::Out
-                }
-                Some(Answer::AlreadyThere) => {
-                    in_step = false;
-                    Released::Out
-                }
-                Some(Answer::Refused) => {
-                    in_step = false;
-                    Released::Refused
-                }
-                None => {
-                    in_step = false;
-                    Released::Unknown
-                }
+                Some(Answer::Stored(_) | Answer::AlreadyThere) => Released::Out,
+                Some(Answer::Refused) => Released::FencedOff,
+                None => Released::Unknown,
             };
+            if outcome != Released::Out {
+                let what = tickets.iter().filter_map(|ticket| self.planner.entry(*ticket));
+                let names = what.map(|e| world.truth.name(e.key).to_owned()).collect::<Vec<_>>();
+                world.note(|_| format!("{}: release of {names:?}: {outcome:?}", self.name()));
+            }
             match outcome {
                 Released::Out => {}
                 Released::Refused => refused.push(tickets),
-                Released::Unknown => {
-                    unsure = true;
-                    self.doubts.unsure(tickets);
+                Released::FencedOff => {
+                    self.office.fenced_off(&mut self.planner);
+                    refused.push(tickets);
                 }
+                Released::Unknown => self.doubts.unsure(&self.planner, tickets),
             }
         }
-        if !in_step && !world.fault(world.setup.refusals, 8) {
-            self.guard.ends_at(world.queue.sequence);
-        }
-        if !refused.is_empty() || unsure || self.doubts.is_unsure() {
+        if !refused.is_empty() || self.doubts.is_unsure() {
             self.take_back(refused);
             return self.go_on(world, Point::FindOut);
         }
