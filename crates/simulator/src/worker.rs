@@ -201,7 +201,7 @@ impl Worker {
         for execution in executions {
             let stage = match &delivery {
                 Delivery::Leave => return Ok(true),
-                Delivery::Run if self.holds(&execution) => Stage::Done(Outcome::Elsewhere),
+                Delivery::Run if self.holds(&execution) => Stage::Done(Outcome::Unknown),
                 Delivery::Run => Stage::Held,
                 Delivery::Lost => {
                     let kind = attempt::lost(execution.attempt, &self.name, "delivered again");

@@ -217,6 +217,9 @@ impl Planner {
             return;
         }
         self.place(ticket, Place::Waiting);
+        if entry.deciding.is_some() || entry.state.cancel_requested {
+            return;
+        }
         self.entries.update(ticket, |entry| entry.place = Place::Ready);
         let queue = self.queue_mut(entry.queue);
         queue.waiting = queue.waiting.saturating_sub(1);

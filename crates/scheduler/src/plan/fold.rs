@@ -280,6 +280,10 @@ impl Planner {
         rare.cancel_asked = true;
         let check = self.clock.after(common::limits::HEARTBEAT_EVERY * 2);
         self.alarm(check, ticket, Alarm::Cancel);
+        // Who follows does not know that it was out: nobody gives it out again.
+        if self.entry(ticket).is_some_and(|entry| entry.place == Place::Ready) {
+            self.place(ticket, Place::Waiting);
+        }
     }
 
     fn set_state(&mut self, ticket: Ticket, state: State) {
@@ -298,6 +302,7 @@ impl Planner {
     pub(super) fn settle(&mut self, ticket: Ticket) {
         let Some(entry) = self.entry(ticket) else { return };
         let waits = entry.deciding.is_some()
+            || entry.state.cancel_requested
             || entry.place != Place::Waiting
             || !matches!(entry.state.phase, Phase::Pending)
             || !self.graph.waits(ticket.slot).is_empty();

@@ -314,6 +314,20 @@ fn a_cancelled_task_that_nobody_holds_is_ended_after_a_heartbeat() {
 }
 
 #[test]
+fn what_is_to_be_cancelled_is_not_given_out_again_by_the_next_leader() {
+    let mut world = World::with_worker(4);
+    world.planner.follow();
+    world.submit("a", |_| {});
+    world.say("a", Kind::CancelRequested(pb::CancelRequested::default()));
+    world.submit("b", |_| {});
+    // The last leader had it out and withdrew it: the work queue has nothing.
+    world.planner.lead(world.now(), world.now_ms);
+    assert_eq!(world.released(&["a", "b"]), ["b"]);
+    world.pass(4_100);
+    assert_eq!(world.decisions(), [Decision::Cancel]);
+}
+
+#[test]
 fn timeouts_end_what_waits_too_long() {
     let timeouts = |f: fn(&mut pb::Timeouts)| {
         move |spec: &mut pb::TaskSpec| {

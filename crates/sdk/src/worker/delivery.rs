@@ -17,15 +17,14 @@ pub enum Delivery {
 ///
 /// `deliveries` counts this one; `held` is whether this worker holds one of its attempts.
 pub fn on_delivery(deliveries: i64, attempts: usize, held: bool, draining: bool) -> Delivery {
-    if deliveries > 1 {
-        return match (held, attempts) {
-            // Our own progress acks were late.
-            (true, _) => Delivery::Leave,
-            (false, 1) => Delivery::Lost,
-            (false, _) => Delivery::Return("its group was delivered again"),
-        };
+    match (held, deliveries, attempts) {
+        // Our own progress acks were late; or nats-server was killed and forgot that we have it.
+        (true, ..) => Delivery::Leave,
+        (false, ..=1, _) if draining => Delivery::Return("the worker leaves"),
+        (false, ..=1, _) => Delivery::Run,
+        (false, _, 1) => Delivery::Lost,
+        (false, ..) => Delivery::Return("its group was delivered again"),
     }
-    if draining { Delivery::Return("the worker leaves") } else { Delivery::Run }
 }
 
 /// What became of an attempt's outcome.
@@ -35,8 +34,6 @@ pub enum Outcome {
     Stored,
     /// Nobody wants to hear it: the attempt was over before.
     Unwanted,
-    /// Another message of this worker has the same attempt and ends it.
-    Elsewhere,
     /// The log may not have it.
     Unknown,
 }
@@ -45,7 +42,7 @@ pub enum Outcome {
 /// is not ended comes again, and is reported as lost.
 pub fn may_end(outcomes: &[Outcome]) -> bool {
     outcomes.iter().all(|outcome| match outcome {
-        Outcome::Stored | Outcome::Unwanted | Outcome::Elsewhere => true,
+        Outcome::Stored | Outcome::Unwanted => true,
         Outcome::Unknown => false,
     })
 }
@@ -59,13 +56,15 @@ mod tests {
         assert_eq!(on_delivery(1, 1, false, false), Delivery::Run);
         assert_eq!(on_delivery(2, 1, false, false), Delivery::Lost);
         assert_eq!(on_delivery(2, 1, true, true), Delivery::Leave);
+        let forgotten = on_delivery(1, 1, true, false);
+        assert_eq!(forgotten, Delivery::Leave, "a killed nats-server does not mark it");
         assert!(matches!(on_delivery(3, 2, false, false), Delivery::Return(_)));
         assert!(matches!(on_delivery(1, 1, false, true), Delivery::Return(_)));
     }
 
     #[test]
     fn a_message_waits_for_the_outcomes_of_all_its_attempts() {
-        assert!(may_end(&[Outcome::Stored, Outcome::Unwanted, Outcome::Elsewhere]));
+        assert!(may_end(&[Outcome::Stored, Outcome::Unwanted]));
         assert!(!may_end(&[Outcome::Stored, Outcome::Unknown]));
     }
 }

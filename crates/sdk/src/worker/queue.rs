@@ -195,7 +195,7 @@ async fn run_items<E: Executor>(
     for (held, item) in held {
         let Some(held) = held else {
             tracing::error!(task = %item.id, attempt = item.attempt, "one attempt came in two messages");
-            outcomes.push(Outcome::Elsewhere);
+            outcomes.push(Outcome::Unknown);
             continue;
         };
         let ending = run::run(engine, &item, &held.stop).await;
