@@ -314,6 +314,7 @@ pub fn nothing_is_forgotten(
     key: TaskKey,
     planner: &Planner,
     reasons: &[String],
+    deserted: Option<&str>,
 ) -> Held {
     let Some(task) = truth.tasks.get(&key) else { return Ok(()) };
     let Some(state) = task.state() else { return Ok(()) };
@@ -321,7 +322,18 @@ pub fn nothing_is_forgotten(
         let other = truth.tasks.get(dependency).and_then(Task::state);
         other.is_none_or(|s| !s.phase.is_terminal())
     });
-    if state.phase.is_terminal() || state.external || waits_for_others {
+    // Nobody serves its queue: it may wait, but not beyond a limit of its own, and it says so.
+    // A known gap: once it lies in the work queue, its limits ring only when somebody has taken it.
+    let spec = task.spec.as_ref();
+    let may_wait = spec.is_some_and(|spec| {
+        let timeouts = spec.timeouts();
+        let says = |code: &str| reasons.iter().any(|reason| reason.starts_with(code));
+        let unlimited = timeouts.total.is_none() && timeouts.queue.is_none();
+        deserted == Some(spec.queue().as_str())
+            && !state.cancel_requested
+            && (says("released") || (unlimited && says("no_worker")))
+    });
+    if state.phase.is_terminal() || state.external || waits_for_others || may_wait {
         return Ok(());
     }
     let knows = knowledge(planner, key);

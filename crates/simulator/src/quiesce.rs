@@ -23,6 +23,7 @@ const ROUNDS_MAX: u64 = 600;
 pub fn quiesce(world: &mut World, seed: u64) -> Result<(), Broken> {
     world.faults = false;
     world.client.quiet = true;
+    world.deserted = world.setup.deserted.then_some(crate::client::QUEUES[1]);
     world.note(|_| "--- faults end, time passes ---".to_owned());
     for scheduler in world.schedulers.iter_mut().flatten() {
         scheduler.stalled_until = 0;
@@ -93,13 +94,14 @@ fn forgotten(world: &World, planner: &Planner, key: TaskKey, task: &Task) -> Res
         .and_then(|spec| scheduler::why::why(planner, key, spec, world.setup.window_max));
     let reasons = reasons.map(|why| why.reasons).unwrap_or_default();
     let reasons = reasons.into_iter().map(|r| format!("{}: {}", r.code, r.message));
-    invariants::nothing_is_forgotten(&world.truth, key, planner, &reasons.collect::<Vec<_>>())
+    let reasons = reasons.collect::<Vec<_>>();
+    invariants::nothing_is_forgotten(&world.truth, key, planner, &reasons, world.deserted)
 }
 
 fn settled(world: &World) -> bool {
     left(world).next().is_none()
         && world.net.is_empty()
-        && world.queue.messages.is_empty()
+        && (world.deserted.is_some() || world.queue.messages.is_empty())
         && world.ledger.cursor == world.log.last()
         && world.schedulers.iter().flatten().all(|s| s.cursor == world.log.last())
 }

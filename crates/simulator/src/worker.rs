@@ -156,6 +156,11 @@ impl Worker {
         })
     }
 
+    fn served(&self, world: &World) -> impl Iterator<Item = &QueueName> {
+        let deserted = world.deserted;
+        self.queues.iter().filter(move |queue| deserted != Some(queue.as_str()))
+    }
+
     fn beat(&mut self, world: &mut World) {
         self.beaten_us = world.now_us;
         let held = self.runs.iter().filter(|r| r.delivery == Delivery::Run).flat_map(|r| &r.items);
@@ -167,7 +172,7 @@ impl Worker {
         });
         let beat = pb::Heartbeat {
             worker: self.name.clone(),
-            queues: self.queues.iter().map(|q| (q.to_string(), self.slots)).collect(),
+            queues: self.served(world).map(|q| (q.to_string(), self.slots)).collect(),
             running: held.collect(),
             draining: self.draining,
             encoding: "protobuf".into(),
@@ -182,7 +187,7 @@ impl Worker {
     fn pull(&mut self, world: &mut World) -> Result<bool, Broken> {
         let n = world.random.below(self.queues.len());
         let queue = &self.queues[n];
-        if world.paused.contains(queue.as_str()) {
+        if world.deserted == Some(queue.as_str()) || world.paused.contains(queue.as_str()) {
             return Ok(false);
         }
         let free = world.queue.free(queue.as_str(), world.now_us);

@@ -43,6 +43,8 @@ pub struct Setup {
     pub server_kills: bool,
     /// Steps of a take-over may fail.
     pub refusals: bool,
+    /// At the end nobody serves the second queue any more.
+    pub deserted: bool,
 }
 
 impl Setup {
@@ -58,6 +60,7 @@ impl Setup {
             jumps: often(2),
             server_kills: often(2),
             refusals: often(2),
+            deserted: !often(4),
             schedulers: if often(4) { 2 } else { 1 },
             workers: 1 + usize::from(often(3)) + usize::from(often(2)),
             ids: if often(2) { 4 } else { 10 },
@@ -143,6 +146,8 @@ pub struct World {
     pub ledger: Ledger,
     /// What clients do.
     pub client: Client,
+    /// The queue that nobody serves any more.
+    pub deserted: Option<&'static str>,
     /// What happened, when somebody wants to read it.
     pub history: Option<Vec<String>>,
     next: u64,
@@ -170,6 +175,7 @@ impl World {
             registries: vec![Registry::default(), Registry::default()],
             ledger: Ledger::default(),
             client: Client::default(),
+            deserted: None,
             history: traced.then(Vec::new),
             next: 0,
             setup,

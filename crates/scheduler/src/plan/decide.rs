@@ -4,6 +4,7 @@ use std::{cmp::Reverse, time::Duration};
 
 use common::{
     id::{QueueName, TaskKey},
+    limits,
     time::Timestamp,
 };
 
@@ -124,10 +125,14 @@ impl Planner {
         let idle = !matches!(entry.place, Place::Released(_)) && entry.deciding.is_none();
         match alarm {
             Alarm::Due => self.settle(ticket),
-            Alarm::Total if idle => self.decide(ticket, Decision::TotalTimeout),
+            Alarm::Total | Alarm::Dependency if !idle => {
+                // Its worker minds it now. What becomes of it is not known: it is looked at again.
+                self.alarm(self.clock.after(limits::HEARTBEAT_EVERY), ticket, alarm);
+            }
+            Alarm::Total => self.decide(ticket, Decision::TotalTimeout),
             Alarm::Dependency => {
                 let missing = |edge: &crate::graph::Edge| self.find(edge.dependency).is_none();
-                if idle && self.graph.waits(ticket.slot).iter().any(missing) {
+                if self.graph.waits(ticket.slot).iter().any(missing) {
                     self.decide(ticket, Decision::DependencyMissing);
                 }
             }
@@ -139,7 +144,6 @@ impl Planner {
                 }
             }
             Alarm::Cancel => self.check_cancel(ticket),
-            Alarm::Total => {}
         }
     }
 

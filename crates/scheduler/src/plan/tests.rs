@@ -328,6 +328,20 @@ fn what_is_to_be_cancelled_is_not_given_out_again_by_the_next_leader() {
 }
 
 #[test]
+fn a_total_timeout_that_rings_while_the_attempt_is_out_is_not_forgotten() {
+    let mut world = World::with_worker(4);
+    let total = Some(std::time::Duration::from_secs(1).into());
+    world.submit("a", |spec| spec.timeouts = Some(pb::Timeouts { total, ..Default::default() }));
+    world.released(&["a"]);
+    world.pass(1_100);
+    assert!(world.decisions().is_empty(), "its worker ends it");
+    world.planner.worker_left("w");
+    world.say("a", Kind::Returned(pb::Returned { attempt: 1, ..pb::Returned::default() }));
+    world.pass(2_100);
+    assert_eq!(world.decisions(), [Decision::TotalTimeout]);
+}
+
+#[test]
 fn timeouts_end_what_waits_too_long() {
     let timeouts = |f: fn(&mut pb::Timeouts)| {
         move |spec: &mut pb::TaskSpec| {
