@@ -9,7 +9,7 @@ use common::{limits, time::Timestamp};
 /// Marks that are kept, at most: then every second one goes.
 const MARKS_MAX: usize = 4_096;
 /// Messages between two marks, to begin with.
-const STRIDE_MIN: u64 = 256;
+const STRIDE_MIN: u64 = 16;
 
 /// How the log grew: a mark every so many messages.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -79,6 +79,11 @@ impl Marks {
     /// The log's time at a message, as far as is known: never later.
     pub fn clock_at(&self, sequence: u64) -> Timestamp {
         Timestamp::from_micros(self.before(sequence).map_or(0, |mark| mark.at))
+    }
+
+    /// The newest marked message at or before one: its time is known exactly.
+    pub fn at_or_before(&self, sequence: u64) -> Option<u64> {
+        self.before(sequence).map(|mark| mark.sequence)
     }
 
     /// The newest mark at or before a message.

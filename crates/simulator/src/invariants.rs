@@ -26,7 +26,7 @@ pub struct Broken {
 }
 
 /// Every invariant: its name and its words.
-pub const ALL: [(&str, &str); 16] = [
+pub const ALL: [(&str, &str); 17] = [
     ("ends_once", "A task ends once; what comes after its end changes nothing."),
     ("everyone_agrees", "Every service that has read as far says the same about a task."),
     (
@@ -56,7 +56,11 @@ pub const ALL: [(&str, &str); 16] = [
     ("losses_are_counted_once", "A loss is counted once, and never as a try."),
     ("pauses_hold", "While a leader knows of a pause it releases nothing of that queue."),
     ("priorities_hold", "Nothing goes out before something ready of a higher priority."),
-    ("payloads_stay", "What an open task is to do can always be read."),
+    ("nobody_is_cut_off", "Trimming never takes away what somebody has yet to read."),
+    (
+        "payloads_stay",
+        "Trimming never takes away an open task: what it is to do can always be read.",
+    ),
     (
         "old_readers_stop",
         "A service stops before an event that it is too old for, and takes no snapshot of another version.",
@@ -150,12 +154,15 @@ pub fn the_ledger_agrees(truth: &Truth, row: &Row, sequence: u64) -> Held {
 /// What a fold knows of a task, without what only a leader knows.
 pub fn knowledge(planner: &Planner, key: TaskKey) -> Option<String> {
     Some(match planner.find(key)? {
-        Found::Over(end) => format!("over: {:?} at {}.{}", end.phase, end.sequence, end.index),
+        Found::Over(end) => {
+            let (created, ended) = (end.created, end.ended);
+            format!("over: {:?} at {ended}, created at {created:?}", end.phase)
+        }
         Found::Open(ticket, e) => {
             let mut edges =
                 planner.edges(ticket).iter().map(|e| format!("{e:?}")).collect::<Vec<_>>();
             edges.sort_unstable();
-            let (queue, _) = planner.queue_of(e);
+            let (queue, _) = planner.queue_of(&e);
             format!(
                 "{:?} at {}.{}, due {}, priority {}, alone {}, {queue}, held by {:?}, waits for {edges:?}",
                 e.state,
@@ -243,9 +250,9 @@ pub fn dependencies_come_first(truth: &Truth, key: TaskKey) -> Held {
 
 /// A leader releases nothing that the log had ended before it took the work queue over.
 pub fn a_leader_catches_up_first(truth: &Truth, (key, attempt): Out, taken_over: u64) -> Held {
-    let Some(state) = truth.tasks.get(&key).and_then(|task| task.at(taken_over)) else {
-        return Ok(());
-    };
+    // An id may be new since then.
+    let task = truth.tasks.get(&key).filter(|task| task.place.0 <= taken_over);
+    let Some(state) = task.and_then(|task| task.at(taken_over)) else { return Ok(()) };
     if state.phase.is_terminal() || state.ended >= attempt {
         let name = truth.name(key);
         let detail = format!(
@@ -260,8 +267,10 @@ pub fn a_leader_catches_up_first(truth: &Truth, (key, attempt): Out, taken_over:
 /// A message leaves the work queue after the log has its outcomes.
 pub fn outcomes_come_before_acks(truth: &Truth, out: &[Out]) -> Held {
     for (key, attempt) in out {
-        let state = truth.tasks.get(key).and_then(Task::state);
-        if !state.is_some_and(|s| s.phase.is_terminal() || s.ended >= *attempt) {
+        let Some(task) = truth.tasks.get(key) else { continue };
+        // One that was forgotten had ended.
+        let Some(state) = task.state() else { continue };
+        if !state.phase.is_terminal() && state.ended < *attempt {
             let name = truth.name(*key);
             let detail = format!("attempt {attempt} of {name} was acknowledged and is {state:?}");
             return broken("outcomes_come_before_acks", detail);
@@ -281,12 +290,12 @@ pub fn pauses_hold(truth: &Truth, queue: &str, folded: u64) -> Held {
 /// Nothing goes out before something ready of a higher priority in the same queue.
 pub fn priorities_hold(truth: &Truth, planner: &Planner, ticket: Ticket) -> Held {
     let Some(released) = planner.entry(ticket) else { return Ok(()) };
-    let queue = planner.queue_of(released).0;
+    let queue = planner.queue_of(&released).0;
     for (key, task) in &truth.tasks {
         if let Some(Found::Open(_, other)) = planner.find(*key)
             && other.place == Place::Ready
             && other.priority > released.priority
-            && planner.queue_of(other).0 == queue
+            && planner.queue_of(&other).0 == queue
         {
             let (name, before) = (&task.name, truth.name(released.key));
             let detail = format!(
@@ -305,6 +314,15 @@ pub fn payloads_stay(name: &str, spec: Option<&TaskSpec>, at: (u64, u32)) -> Hel
         Some(spec) if spec.as_pb().task_id == name => Ok(()),
         _ => broken("payloads_stay", format!("{name}: nothing to be read at {}.{}", at.0, at.1)),
     }
+}
+
+/// Trimming never takes away what somebody has yet to read.
+pub fn nobody_is_cut_off(cursor: u64, first: u64, who: &str) -> Held {
+    if cursor + 1 < first {
+        let detail = format!("{who} has read up to {cursor}; the log begins at {first}");
+        return broken("nobody_is_cut_off", detail);
+    }
+    Ok(())
 }
 
 /// What was accepted ends, or waits for a reason that can be stated. Asked when all faults are over

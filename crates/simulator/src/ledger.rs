@@ -3,7 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{id::TaskKey, lifecycle::FOLD_VERSION, time::Timestamp};
+use common::{
+    event::{Event, Policy},
+    id::TaskKey,
+    lifecycle::FOLD_VERSION,
+    time::Timestamp,
+};
 use registry::{
     project::{self, Projection},
     row::{Place, Row},
@@ -22,6 +27,8 @@ pub struct Ledger {
     /// The last message that is in it.
     pub cursor: u64,
     clock: Timestamp,
+    /// The cursor that trimming knows of.
+    pub registered: u64,
     history: BTreeSet<Place>,
     letters: BTreeSet<(u64, u32, String)>,
 }
@@ -49,6 +56,9 @@ impl Registry {
             // Another one came first.
             Some(_) => {}
         }
+        if world.random.one_in(3) {
+            world.ledger.registered = world.ledger.cursor;
+        }
         Ok(())
     }
 
@@ -56,14 +66,25 @@ impl Registry {
         let from = world.ledger.cursor;
         let max = world.random.below(20) + 1;
         let Some(messages) = world.log.after(from, max) else { return };
+        // A batch ends with a cut: what ended before its floor is forgotten, and the ids are new.
+        let cut = messages.iter().position(|message| {
+            let trimmed = |item: &Result<Event, _>| match item {
+                Ok(Event::Policy(event)) => matches!(event.policy, Policy::Trimmed(_)),
+                _ => false,
+            };
+            message.items.iter().any(trimmed)
+        });
+        let messages = cut.map_or(messages, |place| &messages[..=place]);
         let (known, newer) = project::known(messages);
         self.stopped = newer;
         debug_assert!(newer.is_none_or(|version| version > FOLD_VERSION));
         let Some(last) = known.last() else { return };
         let named = project::named(known);
-        let rows = named
-            .iter()
-            .filter_map(|(tenant, id)| world.ledger.rows.get(&TaskKey::new(tenant, id)).cloned());
+        let rows = named.iter().filter_map(|(tenant, id)| {
+            let key = TaskKey::new(tenant, id);
+            world.truth.tasks.get(&key)?.at(from)?;
+            world.ledger.rows.get(&key).cloned()
+        });
         let projection = project::project(rows.collect(), world.ledger.clock, known);
         self.batch = Some((from, last.sequence, projection));
     }

@@ -57,6 +57,8 @@ pub struct Log {
     /// How far the server's clock is from the true time, in microseconds.
     pub skew_us: i64,
     messages: Vec<Message>,
+    /// When each was stored, by the true time.
+    stored_us: Vec<i64>,
     purged: usize,
     keyed: HashMap<String, u64>,
 }
@@ -68,6 +70,7 @@ impl Default for Log {
             first: 1,
             skew_us: 0,
             messages: Vec::new(),
+            stored_us: Vec::new(),
             purged: 0,
             keyed: HashMap::new(),
         }
@@ -111,6 +114,7 @@ impl Log {
             stream: self.stream,
             sequence,
         });
+        self.stored_us.push(true_us);
         self.messages.push(Message {
             sequence,
             at: Timestamp::from_micros(true_us + self.skew_us),
@@ -120,6 +124,11 @@ impl Log {
             items,
         });
         Some(sequence)
+    }
+
+    /// The last message below a sequence that is older than a time; 0 is none.
+    pub fn old(&self, below: u64, true_us: i64) -> u64 {
+        (self.stored_us.partition_point(|at| *at < true_us) as u64).min(below)
     }
 
     /// Takes away what is below the sequence.

@@ -90,8 +90,24 @@ impl Truth {
         let (queue, began) = match policy {
             Policy::Paused { queue, .. } => (queue, true),
             Policy::Resumed { queue } => (queue, false),
+            Policy::Trimmed(trimmed) => {
+                self.trimmed(sequence, trimmed.floor);
+                return;
+            }
         };
         self.pauses.push((sequence, queue.clone(), began));
+    }
+
+    /// What ended before the floor is forgotten: its id is new.
+    fn trimmed(&mut self, sequence: u64, floor: u64) {
+        for (key, task) in &mut self.tasks {
+            if task.state().is_some() && task.ended.is_some_and(|(at, _)| at < floor) {
+                task.states.push((sequence, None));
+                task.ended = None;
+                self.given_out.retain(|(other, _)| other != key);
+                self.begun.retain(|(other, _), _| other != key);
+            }
+        }
     }
 
     /// Whether starts in the queue are held after a message.

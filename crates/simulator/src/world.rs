@@ -43,6 +43,8 @@ pub struct Setup {
     pub server_kills: bool,
     /// Steps of a take-over may fail.
     pub refusals: bool,
+    /// The log is trimmed.
+    pub trims: bool,
     /// At the end nobody serves the second queue any more.
     pub deserted: bool,
 }
@@ -61,6 +63,7 @@ impl Setup {
             server_kills: often(2),
             refusals: often(2),
             deserted: !often(4),
+            trims: often(3),
             schedulers: if often(4) { 2 } else { 1 },
             workers: 1 + usize::from(often(3)) + usize::from(often(2)),
             ids: if often(2) { 4 } else { 10 },

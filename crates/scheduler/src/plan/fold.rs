@@ -74,7 +74,7 @@ impl Planner {
         let known = match self.find(key) {
             Some(Found::Over(_)) => {
                 if let Kind::Carried(body) = &event.kind {
-                    self.carried_over(key, body);
+                    self.carried_over(key, at, body);
                 } else {
                     self.over.used(key, at.0);
                 }

@@ -94,7 +94,7 @@ impl Scheduler {
         if self.cursor >= self.stored_at + SNAPSHOT_EVERY {
             self.save(world);
         }
-        Ok(())
+        self.trim(world)
     }
 
     /// Begins to find out where released attempts are.
@@ -121,6 +121,16 @@ impl Scheduler {
                     }
                 }
                 self.go_on(world, Point::Release)
+            }
+            Stage::Trimming { token, says, since_us } => {
+                match world.answers.remove(&token) {
+                    Some(Answer::Stored(sequence)) => self.trimmer.stored(sequence, says),
+                    None if world.now_us - since_us < PUBLISH_WAIT_US => {
+                        self.stage = Stage::Trimming { token, says, since_us };
+                    }
+                    Some(_) | None => self.trimmer.give_up(),
+                }
+                Ok(())
             }
             Stage::Composed(messages) => {
                 self.send(world, messages);
@@ -217,24 +227,33 @@ impl Scheduler {
     }
 
     /// The submission of an open task, and when the log took it.
-    fn payload(&self, world: &World, entry: &Entry) -> Result<(TaskSpec, Timestamp), Broken> {
+    pub(super) fn payload(
+        &self,
+        world: &World,
+        entry: &Entry,
+    ) -> Result<(TaskSpec, Timestamp), Broken> {
         let message = world.log.get(entry.sequence);
         let item = message.and_then(|m| m.items.get(entry.index as usize));
+        let mut created_at = message.map(|m| m.at).unwrap_or_default();
         let spec = match item {
             Some(Ok(Event::Task(TaskEvent { kind: Kind::Created(spec), .. }))) => Some(&**spec),
+            Some(Ok(Event::Task(TaskEvent { kind: Kind::Carried(carried), .. }))) => {
+                created_at = carried.created_at;
+                carried.spec.as_deref()
+            }
             _ => None,
         };
         let name = world.truth.name(entry.key);
         invariants::payloads_stay(name, spec, (entry.sequence, entry.index))?;
         let spec = spec.expect("invariant: it was just looked at");
-        Ok((spec.clone(), message.map(|m| m.at).unwrap_or_default()))
+        Ok((spec.clone(), created_at))
     }
 
     /// Publishes what the scheduler alone decides; says whether it waits for that.
     fn decide(&mut self, world: &mut World) -> Result<bool, Broken> {
         let (mut events, mut taken) = (Vec::new(), Vec::new());
         for (ticket, decision) in self.planner.take_decisions(256) {
-            let Some(entry) = self.planner.entry(ticket).copied() else { continue };
+            let Some(entry) = self.planner.entry(ticket) else { continue };
             let (spec, _) = self.payload(world, &entry)?;
             if decision == Decision::Cancel && matches!(entry.place, Place::Released(_)) {
                 self.withdraw(world, &entry, &spec);
@@ -296,7 +315,7 @@ impl Scheduler {
     fn outgoing(&self, world: &World, release: &Release) -> Result<Option<Outgoing>, Broken> {
         let mut items = Vec::new();
         for ticket in &release.tickets {
-            let Some(entry) = self.planner.entry(*ticket).copied() else { continue };
+            let Some(entry) = self.planner.entry(*ticket) else { continue };
             let (spec, created_at) = self.payload(world, &entry)?;
             items.push(outgoing::item(&entry, &release.queue, &spec, String::new(), created_at));
         }
@@ -392,7 +411,7 @@ impl Scheduler {
 
     fn follow_up(&mut self, world: &mut World, then: Then, event: &Event) {
         let (Then::Stop(ticket), Event::Task(event)) = (then, event) else { return };
-        let Some(entry) = self.planner.entry(ticket).copied() else { return };
+        let Some(entry) = self.planner.entry(ticket) else { return };
         world.tell_workers(entry.key, entry.state.attempt(), false);
         if entry.state.phase != Phase::Running {
             let (queue, _) = self.planner.queue_of(&entry);
