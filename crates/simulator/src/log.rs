@@ -22,6 +22,8 @@ pub struct Publish {
     pub payload: Vec<u8>,
     /// Only if the subject has no message yet.
     pub first_only: bool,
+    /// Only right after this message.
+    pub after: Option<u64>,
 }
 
 impl Publish {
@@ -35,7 +37,7 @@ impl Publish {
                 (subject::BUNDLE.to_owned(), wire::bundle(encoded))
             }
         };
-        Self { subject, payload, first_only: false }
+        Self { subject, payload, first_only: false, after: None }
     }
 }
 
@@ -97,9 +99,12 @@ impl Log {
         rest.get(..rest.len().min(max))
     }
 
-    /// Stores a message; `None` when its subject has one already and must not.
+    /// Stores a message; `None` when it expects the log to be otherwise.
     pub fn append(&mut self, publish: &Publish, true_us: i64) -> Option<u64> {
         let sequence = self.last() + 1;
+        if publish.after.is_some_and(|after| after + 1 != sequence) {
+            return None;
+        }
         if publish.first_only {
             if self.keyed.contains_key(&publish.subject) {
                 return None;

@@ -154,7 +154,7 @@ fn too_old(world: &mut World) -> Result<(), Broken> {
     let sequence = world.log.last() + 1;
     let lane = world.fresh();
     let subject = subject::event("completed");
-    world.send(lane, What::Log(Publish { subject, payload, first_only: false }));
+    world.send(lane, What::Log(Publish { subject, payload, first_only: false, after: None }));
     world.land()?;
     let lane = world.fresh();
     let more = crate::client::policy(None, true);

@@ -382,7 +382,7 @@ impl World {
 
     fn store(&mut self, publish: &Publish) -> Result<Answer, Broken> {
         let Some(sequence) = self.log.append(publish, self.now_us) else {
-            self.note(|_| format!("{} is refused: it is there already", publish.subject));
+            self.note(|_| format!("{} is refused by the log", publish.subject));
             return Ok(Answer::AlreadyThere);
         };
         let message = self.log.get(sequence).expect("invariant: it was just stored");

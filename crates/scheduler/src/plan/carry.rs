@@ -190,7 +190,8 @@ impl Planner {
     }
 
     /// The log was cut: what ended before the floor is forgotten.
-    pub(super) fn trimmed(&mut self, trimmed: &Trimmed) {
+    pub(super) fn trimmed(&mut self, at: u64, trimmed: &Trimmed) {
+        self.marks.cut(at);
         self.over.forget_before(trimmed.floor);
         if trimmed.as_of < self.pauses_known {
             // An older cut than the one that it began at.

@@ -52,7 +52,7 @@ impl Planner {
         let (queue, reason) = match policy {
             Policy::Paused { queue, reason } => (queue, Some(reason.clone())),
             Policy::Resumed { queue } => (queue, None),
-            Policy::Trimmed(trimmed) => return self.trimmed(trimmed),
+            Policy::Trimmed(trimmed) => return self.trimmed(at, trimmed),
         };
         if at <= self.pauses_known {
             return;

@@ -128,6 +128,8 @@ impl Scheduler {
                     None if world.now_us - since_us < PUBLISH_WAIT_US => {
                         self.stage = Stage::Trimming { token, says, since_us };
                     }
+                    // Something came in meanwhile: it is folded, and looked at again.
+                    Some(_) if says => {}
                     Some(_) | None => self.trimmer.give_up(),
                 }
                 Ok(())

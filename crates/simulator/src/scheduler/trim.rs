@@ -11,7 +11,8 @@ use scheduler::plan::{Found, Ticket};
 use super::{Scheduler, Stage};
 use crate::{
     invariants::{self, Broken},
-    world::World,
+    log::Publish,
+    world::{What, World},
 };
 
 const LOOK_EVERY_MS: u64 = 4_000;
@@ -66,8 +67,9 @@ impl Scheduler {
         }
         let needed = world.ledger.registered.min(self.saved_at) + 1;
         let old = world.log.old(needed, world.now_us - KEPT_US);
-        let current = self.planner.floor().max(world.log.first);
-        let floor = self.planner.marks().at_or_before(old);
+        let marks = self.planner.marks();
+        let current = self.planner.floor().max(world.log.first).max(marks.cut_at());
+        let floor = marks.at_or_before(old);
         if let Some(floor) = floor.filter(|floor| *floor > current) {
             world.note(|_| format!("{} begins to cut the log at {floor}", self.name()));
             self.trimmer.round = Some(Round { floor, ..Round::default() });
@@ -146,7 +148,9 @@ impl Scheduler {
     }
 
     fn send_trim(&mut self, world: &mut World, events: &[Event], says: bool) {
-        let token = world.publish(self.life, events);
+        let mut publish = Publish::of(events);
+        publish.after = says.then_some(self.cursor);
+        let token = world.send(self.life, What::Log(publish));
         self.stage = Stage::Trimming { token, says, since_us: world.now_us };
     }
 }
