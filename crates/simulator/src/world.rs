@@ -330,6 +330,16 @@ impl World {
         }
     }
 
+    /// The tasks whose attempts lie in the work queue or are under way to it.
+    pub fn about(&self) -> impl Iterator<Item = TaskKey> {
+        let sent = self.net.iter().filter_map(|flight| match &flight.what {
+            What::Release { message, .. } => Some(::scheduler::outgoing::attempts(&message.1)),
+            What::Log(_) => None,
+        });
+        let lie = self.queue.out().into_iter();
+        lie.chain(sent.flatten()).map(|(key, _)| key)
+    }
+
     /// Something arrives at nats-server.
     pub fn land(&mut self) -> Result<(), Broken> {
         if self.net.is_empty() {

@@ -66,7 +66,11 @@ impl Scheduler {
             self.purge(world, self.planner.floor())?;
         }
         let needed = world.ledger.registered.min(self.saved_at) + 1;
-        let old = world.log.old(needed, world.now_us - KEPT_US);
+        // The history window, days long in life, is longer than any attempt of a task that is over
+        // lies about: an id is not new while its work queue, its worker or its network has the old.
+        let about = world.about().filter_map(|key| world.truth.tasks.get(&key)?.ended);
+        let about = about.map(|(sequence, _)| sequence).min().unwrap_or(u64::MAX);
+        let old = world.log.old(needed.min(about), world.now_us - KEPT_US);
         let marks = self.planner.marks();
         let current = self.planner.floor().max(world.log.first).max(marks.cut_at());
         let floor = marks.at_or_before(old);
