@@ -228,12 +228,13 @@ impl Scheduler {
         }
     }
 
-    /// The submission of an open task, and when the log took it.
+    /// The submission of an open task, and when the log took it; `None` for one that stood still while
+    /// another leader cut the log: what it knows is no longer there to be read.
     pub(super) fn payload(
         &self,
         world: &World,
         entry: &Entry,
-    ) -> Result<(TaskSpec, Timestamp), Broken> {
+    ) -> Result<Option<(TaskSpec, Timestamp)>, Broken> {
         let message = world.log.get(entry.sequence);
         let item = message.and_then(|m| m.items.get(entry.index as usize));
         let mut created_at = message.map(|m| m.at).unwrap_or_default();
@@ -245,10 +246,13 @@ impl Scheduler {
             }
             _ => None,
         };
+        if message.is_none() && self.planner.floor() < world.log.first {
+            return Ok(None);
+        }
         let name = world.truth.name(entry.key);
         invariants::payloads_stay(name, spec, (entry.sequence, entry.index))?;
         let spec = spec.expect("invariant: it was just looked at");
-        Ok((spec.clone(), created_at))
+        Ok(Some((spec.clone(), created_at)))
     }
 
     /// Publishes what the scheduler alone decides; says whether it waits for that.
@@ -256,7 +260,10 @@ impl Scheduler {
         let (mut events, mut taken) = (Vec::new(), Vec::new());
         for (ticket, decision) in self.planner.take_decisions(256) {
             let Some(entry) = self.planner.entry(ticket) else { continue };
-            let (spec, _) = self.payload(world, &entry)?;
+            let Some((spec, _)) = self.payload(world, &entry)? else {
+                self.planner.put_back(ticket, decision);
+                continue;
+            };
             if decision == Decision::Cancel && matches!(entry.place, Place::Released(_)) {
                 self.withdraw(world, &entry, &spec);
             }
@@ -306,10 +313,15 @@ impl Scheduler {
         }
         let mut messages = Vec::new();
         for release in releases {
-            if let Some(message) = self.outgoing(world, &release)? {
-                messages.push((message, release.tickets));
-            }
+            let message = self.outgoing(world, &release)?;
+            messages.push((message, release.tickets));
         }
+        if messages.iter().any(|(message, _)| message.is_none()) {
+            self.take_back(messages.into_iter().map(|(_, tickets)| tickets).collect());
+            return Ok(false);
+        }
+        let messages =
+            messages.into_iter().filter_map(|(message, t)| Some((message?, t))).collect();
         self.stage = Stage::Composed(messages);
         Ok(true)
     }
@@ -318,7 +330,7 @@ impl Scheduler {
         let mut items = Vec::new();
         for ticket in &release.tickets {
             let Some(entry) = self.planner.entry(*ticket) else { continue };
-            let (spec, created_at) = self.payload(world, &entry)?;
+            let Some((spec, created_at)) = self.payload(world, &entry)? else { return Ok(None) };
             items.push(outgoing::item(&entry, &release.queue, &spec, String::new(), created_at));
         }
         Ok(Outgoing::new(&release.queue, items, release.json))

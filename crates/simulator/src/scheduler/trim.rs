@@ -123,6 +123,9 @@ impl Scheduler {
             let Some(Found::Over(end)) = self.planner.find(key) else { continue };
             let at = (end.sequence, end.index);
             let Some((names, _)) = report(world, at) else {
+                if self.planner.floor() < world.log.first {
+                    continue;
+                }
                 return invariants::payloads_stay(world.truth.name(key), None, at);
             };
             let carried = self.planner.carry_over(key, self.cursor);
@@ -139,11 +142,14 @@ impl Scheduler {
         let at = (entry.sequence, entry.index);
         let (names, spec, created_at) = if entry.state.stub {
             let Some((names, created_at)) = report(world, at) else {
+                if self.planner.floor() < world.log.first {
+                    return Ok(None);
+                }
                 return invariants::payloads_stay("a stub", None, at).map(|()| None);
             };
             (names, None, created_at)
         } else {
-            let (spec, created_at) = self.payload(world, &entry)?;
+            let Some((spec, created_at)) = self.payload(world, &entry)? else { return Ok(None) };
             let Some(id) = spec.id() else { return Ok(None) };
             ((spec.tenant(), id), Some(spec), created_at)
         };
