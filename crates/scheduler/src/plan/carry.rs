@@ -168,7 +168,10 @@ impl Planner {
         let created = self.carried.get(&ticket.slot).map(|carriage| carriage.created);
         let created = created.unwrap_or((entry.sequence, entry.index));
         self.carried.insert(ticket.slot, Carriage { created, anchor: body.as_of + 1 });
-        self.entries.update(ticket, |entry| (entry.sequence, entry.index) = at);
+        // One that was submitted while it was carried as a stub is read where it was submitted.
+        if body.spec.is_some() || entry.state.stub {
+            self.entries.update(ticket, |entry| (entry.sequence, entry.index) = at);
+        }
     }
 
     /// A finished task was carried. What it was is read there from now on: its submission is about
