@@ -125,7 +125,7 @@ fn created(world: &mut World, id: &TaskId, body: u64) -> Event {
     let worker = pb::Worker { handler: "h".into() };
     let external = random.one_in(8);
     let executor =
-        (!external).then(|| pb::Executor { kind: Some(pb::executor::Kind::Worker(worker)) });
+        (!external).then_some(pb::Executor { kind: Some(pb::executor::Kind::Worker(worker)) });
     let mut spec = pb::TaskSpec {
         task_id: id.to_string(),
         executor,

@@ -13,6 +13,11 @@
 #![expect(
     clippy::indexing_slicing,
     clippy::wildcard_enum_match_arm,
+    clippy::similar_names,
+    clippy::should_implement_trait,
+    clippy::too_many_arguments,
+    clippy::unnecessary_wraps,
+    clippy::struct_excessive_bools,
     reason = "a simulator that goes wrong should stop at once; and it asks for few kinds of many"
 )]
 

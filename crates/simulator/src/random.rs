@@ -1,4 +1,4 @@
-//! **Pure.** Numbers that are the same for the same seed, on every machine and for ever: SplitMix64,
+//! **Pure.** Numbers that are the same for the same seed, on every machine and for ever: `SplitMix64`,
 //! written out here so that no update of a library changes what a seed means.
 
 /// A source of numbers. Each step of a run has its own, so that a step that is left out changes no
