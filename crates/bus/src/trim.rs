@@ -1,7 +1,9 @@
 //! The floor of the log: where it says that it counts from, and what was carried over it.
 
 use anyhow::Context as _;
-use async_nats::jetstream::{message::PublishMessage, stream::LastRawMessageErrorKind};
+use async_nats::jetstream::{
+    context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
+};
 use common::{
     event::{Event, Kind, Policy, PolicyEvent, TaskEvent, Trimmed},
     id::TaskKey,
@@ -48,14 +50,23 @@ pub async fn last(bus: &Bus) -> anyhow::Result<Option<Cut>> {
 }
 
 /// Says that the log counts from a floor on; what lies below it can be purged once this is there.
-pub async fn say(bus: &Bus, actor: &str, trimmed: Trimmed) -> anyhow::Result<u64> {
+///
+/// It is stored only right after the message `as_of`, or else not at all (`None`): in between, what
+/// is about to be forgotten could be spoken of, and who begins at the floor would take it for new.
+pub async fn say(bus: &Bus, actor: &str, trimmed: Trimmed) -> anyhow::Result<Option<u64>> {
+    let as_of = trimmed.as_of;
     let policy = Policy::Trimmed(trimmed);
     let event = Event::Policy(PolicyEvent { actor: actor.into(), policy });
     // Alone on its subject: who begins at the floor looks for the last message there.
     let message = PublishMessage::build().payload(wire::encode(&event).into());
+    let message = message.expected_last_sequence(as_of);
     let ack = bus.jetstream().send_publish(subject::TRIMMED, message).await;
     let ack = ack.context("failed to publish policy.trimmed")?;
-    Ok(ack.await.context("failed to store policy.trimmed")?.sequence)
+    match ack.await {
+        Ok(ack) => Ok(Some(ack.sequence)),
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
+        Err(error) => Err(error).context("failed to store policy.trimmed"),
+    }
 }
 
 /// Takes away what lies below the floor.

@@ -9,7 +9,7 @@ use common::{limits, time::Timestamp};
 /// Marks that are kept, at most: then every second one goes.
 const MARKS_MAX: usize = 4_096;
 /// Messages between two marks, to begin with.
-const STRIDE_MIN: u64 = 256;
+const STRIDE_MIN: u64 = 16;
 
 /// How the log grew: a mark every so many messages.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -22,6 +22,8 @@ pub struct Marks {
     stride: u64,
     #[prost(message, repeated, tag = "4")]
     list: Vec<Mark>,
+    #[prost(uint64, tag = "5")]
+    cut_at: u64,
 }
 
 /// What had been read before a message.
@@ -60,6 +62,17 @@ impl Marks {
         self.list.push(Mark { sequence, at: at.micros(), created, ended });
     }
 
+    /// The log says here that it was cut.
+    pub fn cut(&mut self, sequence: u64) {
+        self.cut_at = self.cut_at.max(sequence);
+    }
+
+    /// Where the log says that it was last cut. What lies before was read with tasks in mind that
+    /// are forgotten since, so that nobody may begin there any more.
+    pub fn cut_at(&self) -> u64 {
+        self.cut_at
+    }
+
     /// A task was created.
     pub fn created(&mut self) {
         self.created += 1;
@@ -79,6 +92,11 @@ impl Marks {
     /// The log's time at a message, as far as is known: never later.
     pub fn clock_at(&self, sequence: u64) -> Timestamp {
         Timestamp::from_micros(self.before(sequence).map_or(0, |mark| mark.at))
+    }
+
+    /// The newest marked message at or before one: its time is known exactly.
+    pub fn at_or_before(&self, sequence: u64) -> Option<u64> {
+        self.before(sequence).map(|mark| mark.sequence)
     }
 
     /// The newest mark at or before a message.
@@ -140,7 +158,8 @@ pub fn window(log: &Log, marks: &Marks, window: Window, finished: usize, now: Ti
 /// known. `None` while that is not worth it.
 pub fn floor(marks: &Marks, current: u64, needed: u64, window: u64) -> Option<u64> {
     let floor = marks.before(needed.min(window))?.sequence;
-    (floor >= current.saturating_add(limits::TRIM_MESSAGES_MIN)).then_some(floor)
+    let from = current.saturating_add(limits::TRIM_MESSAGES_MIN).max(marks.cut_at + 1);
+    (floor >= from).then_some(floor)
 }
 
 /// Whether a cut frees more than it appends again: not where most of what lies below it is still to
@@ -202,6 +221,9 @@ mod tests {
         assert!(near(floor(&marks, 1, 5_000, 9_000)), "a reader that is behind");
         assert!(near(floor(&marks, 1, 9_000, 5_000)), "the window");
         assert_eq!(floor(&marks, 4_500, 5_000, 9_000), None);
+        let mut cut = marks.clone();
+        cut.cut(6_000);
+        assert_eq!(floor(&cut, 1, 5_000, 9_000), None, "before the last cut was said");
     }
 
     #[test]

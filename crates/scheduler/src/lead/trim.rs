@@ -120,8 +120,8 @@ impl Lead {
             let pass = self.planner.to_carry(floor);
             if pass.is_done() {
                 let trimmed = self.planner.trim_at(floor, self.cursor.sequence);
-                bus::trim::say(&self.ctx.bus, ACTOR, trimmed).await?;
-                round.said = true;
+                // Otherwise something came in meanwhile: it is folded, and looked at again.
+                round.said = bus::trim::say(&self.ctx.bus, ACTOR, trimmed).await?.is_some();
                 return Ok(());
             }
             // From the end, so that the oldest, which lie side by side in the log, come first.

@@ -168,13 +168,20 @@ impl Planner {
         let created = self.carried.get(&ticket.slot).map(|carriage| carriage.created);
         let created = created.unwrap_or((entry.sequence, entry.index));
         self.carried.insert(ticket.slot, Carriage { created, anchor: body.as_of + 1 });
-        self.entries.update(ticket, |entry| (entry.sequence, entry.index) = at);
+        // One that was submitted while it was carried as a stub is read where it was submitted.
+        if body.spec.is_some() || entry.state.stub {
+            self.entries.update(ticket, |entry| (entry.sequence, entry.index) = at);
+        }
     }
 
-    /// A finished task was carried.
-    pub(super) fn carried_over(&mut self, key: TaskKey, body: &Carried) {
+    /// A finished task was carried. What it was is read there from now on: its submission is about
+    /// to be purged.
+    pub(super) fn carried_over(&mut self, key: TaskKey, at: (u64, u32), body: &Carried) {
         let as_of = self.carried_over.entry(key).or_default();
         *as_of = body.as_of.max(*as_of);
+        if let Some(end) = self.over.get(key) {
+            self.over.insert(key, Tombstone { sequence: at.0, index: at.1, ..end });
+        }
     }
 
     /// A task that was known from reports was submitted: its submission lies there, and the first
@@ -186,7 +193,8 @@ impl Planner {
     }
 
     /// The log was cut: what ended before the floor is forgotten.
-    pub(super) fn trimmed(&mut self, trimmed: &Trimmed) {
+    pub(super) fn trimmed(&mut self, at: u64, trimmed: &Trimmed) {
+        self.marks.cut(at);
         self.over.forget_before(trimmed.floor);
         if trimmed.as_of < self.pauses_known {
             // An older cut than the one that it began at.
@@ -230,7 +238,7 @@ impl Planner {
         }
         self.known.insert(key, carried.as_of);
         if carried.state.phase.is_terminal() {
-            let (sequence, index) = carried.place;
+            let (sequence, index) = at;
             let ended = carried.ended_at;
             let end = Tombstone {
                 sequence,
@@ -278,7 +286,14 @@ impl Planner {
             let dependency = depends_on.get(*place as usize)?;
             Some(Edge { dependency: TaskKey::new(&tenant, &dependency.id), on: dependency.on })
         };
-        self.graph.wait(ticket, carried.waits_on.iter().filter_map(edge).collect());
+        let mut edges = Vec::new();
+        for edge in carried.waits_on.iter().filter_map(edge) {
+            // One that was asked for twice is waited for once.
+            if !edges.contains(&edge) {
+                edges.push(edge);
+            }
+        }
+        self.graph.wait(ticket, edges);
         let timeouts = spec.timeouts();
         if let Some(total) = timeouts.total {
             self.alarm(carried.created_at.after(total), ticket, Alarm::Total);

@@ -16,7 +16,7 @@ use super::{tests::*, *};
 #[derive(Debug, PartialEq)]
 struct Knows {
     open: BTreeMap<TaskKey, (Entry, Vec<String>)>,
-    over: BTreeMap<TaskKey, (Phase, u64)>,
+    over: BTreeMap<TaskKey, (Phase, u64, (u64, u32))>,
     pauses: Vec<String>,
 }
 
@@ -39,7 +39,11 @@ fn knows(planner: &Planner) -> Knows {
     pauses.sort();
     Knows {
         open: open.collect(),
-        over: planner.over.iter().map(|(key, end)| (key, (end.phase, end.ended))).collect(),
+        over: planner
+            .over
+            .iter()
+            .map(|(key, end)| (key, (end.phase, end.ended, (end.sequence, end.index))))
+            .collect(),
         pauses,
     }
 }

@@ -54,7 +54,7 @@ impl Planner {
         let (queue, reason) = match policy {
             Policy::Paused { queue, reason } => (queue, Some(reason.clone())),
             Policy::Resumed { queue } => (queue, None),
-            Policy::Trimmed(trimmed) => return self.trimmed(trimmed),
+            Policy::Trimmed(trimmed) => return self.trimmed(at, trimmed),
         };
         if at <= self.pauses_known {
             return;
@@ -76,7 +76,7 @@ impl Planner {
         let known = match self.find(key) {
             Some(Found::Over(_)) => {
                 if let Kind::Carried(body) = &event.kind {
-                    self.carried_over(key, body);
+                    self.carried_over(key, at, body);
                 } else {
                     self.over.used(key, at.0);
                 }

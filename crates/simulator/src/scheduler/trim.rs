@@ -1,0 +1,178 @@
+//! **Pure.** How a leader cuts the log: carries what is open over the floor, says the cut, purges.
+//! What is carried and said is the product's to say; the steps are those of its shell.
+
+use common::{
+    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
+    id::{TaskId, TaskKey, Tenant},
+    time::Timestamp,
+};
+use scheduler::plan::{Found, Ticket};
+
+use super::{Scheduler, Stage};
+use crate::{
+    invariants::{self, Broken},
+    log::Publish,
+    world::{What, World},
+};
+
+const LOOK_EVERY_MS: u64 = 4_000;
+/// What only just ended is kept: who still works on it is to hear that it is over.
+const KEPT_US: i64 = 15_000_000;
+
+/// How far a cut has come.
+#[derive(Debug, Default)]
+pub(super) struct Trimmer {
+    look_at: u64,
+    round: Option<Round>,
+}
+
+#[derive(Debug, Default)]
+struct Round {
+    floor: u64,
+    open: Vec<Ticket>,
+    over: Vec<TaskKey>,
+    carried_at: u64,
+    said: bool,
+}
+
+impl Trimmer {
+    /// What was sent is in the log.
+    pub(super) fn stored(&mut self, sequence: u64, says: bool) {
+        if let Some(round) = &mut self.round {
+            round.said |= says;
+            if !says {
+                round.carried_at = round.carried_at.max(sequence);
+            }
+        }
+    }
+
+    /// It is not known to be there.
+    pub(super) fn give_up(&mut self) {
+        self.round = None;
+    }
+}
+
+impl Scheduler {
+    pub(super) fn trim(&mut self, world: &mut World) -> Result<(), Broken> {
+        let now_ms = self.now_ms(world);
+        if self.trimmer.round.is_some() {
+            return self.carry_on(world);
+        }
+        if now_ms < self.trimmer.look_at || !world.setup.trims {
+            return Ok(());
+        }
+        self.trimmer.look_at = now_ms + LOOK_EVERY_MS;
+        if self.planner.floor() > world.log.first {
+            self.purge(world, self.planner.floor())?;
+        }
+        let needed = world.ledger.registered.min(self.saved_at) + 1;
+        // The history window, days long in life, is longer than any attempt of a task that is over
+        // lies about: an id is not new while its work queue, its worker or its network has the old.
+        let about = world.about().filter_map(|key| world.truth.tasks.get(&key)?.ended);
+        let about = about.map(|(sequence, _)| sequence).min().unwrap_or(u64::MAX);
+        let old = world.log.old(needed.min(about), world.now_us - KEPT_US);
+        let marks = self.planner.marks();
+        let current = self.planner.floor().max(world.log.first).max(marks.cut_at());
+        let floor = marks.at_or_before(old);
+        if let Some(floor) = floor.filter(|floor| *floor > current) {
+            world.note(|_| format!("{} begins to cut the log at {floor}", self.name()));
+            self.trimmer.round = Some(Round { floor, ..Round::default() });
+        }
+        Ok(())
+    }
+
+    fn purge(&self, world: &mut World, floor: u64) -> Result<(), Broken> {
+        world.note(|_| format!("{} purges below {floor}", self.name()));
+        world.log.purge(floor);
+        invariants::nobody_is_cut_off(world.ledger.cursor, world.log.first, "the ledger")
+    }
+
+    fn carry_on(&mut self, world: &mut World) -> Result<(), Broken> {
+        let Some(round) = &mut self.trimmer.round else { return Ok(()) };
+        let floor = round.floor;
+        if round.said {
+            if self.planner.floor() >= floor {
+                self.trimmer.round = None;
+                return self.purge(world, floor);
+            }
+            return Ok(());
+        }
+        if round.open.is_empty() && round.over.is_empty() {
+            if self.cursor < round.carried_at {
+                return Ok(());
+            }
+            let pass = self.planner.to_carry(floor);
+            if pass.is_done() {
+                let trimmed = self.planner.trim_at(floor, self.cursor);
+                let policy = Policy::Trimmed(trimmed);
+                let event = Event::Policy(PolicyEvent { actor: "scheduler".into(), policy });
+                self.send_trim(world, &[event], true);
+                return Ok(());
+            }
+            (round.open, round.over) = (pass.open, pass.over);
+            round.open.reverse();
+        }
+        let most = 1 + world.random.below(6);
+        let open = round.open.split_off(round.open.len().saturating_sub(most));
+        let over = round.over.split_off(round.over.len().saturating_sub(most));
+        let mut events = Vec::new();
+        for ticket in open.into_iter().rev() {
+            events.extend(self.carried(world, ticket)?);
+        }
+        for key in over {
+            let Some(Found::Over(end)) = self.planner.find(key) else { continue };
+            let at = (end.sequence, end.index);
+            let Some((names, _)) = report(world, at) else {
+                if self.planner.floor() < world.log.first {
+                    continue;
+                }
+                return invariants::payloads_stay(world.truth.name(key), None, at);
+            };
+            let carried = self.planner.carry_over(key, self.cursor);
+            events.extend(carried.map(|c| event(names, Kind::Carried(Box::new(c)))));
+        }
+        if !events.is_empty() {
+            self.send_trim(world, &events, false);
+        }
+        Ok(())
+    }
+
+    fn carried(&self, world: &World, ticket: Ticket) -> Result<Option<Event>, Broken> {
+        let Some(entry) = self.planner.entry(ticket) else { return Ok(None) };
+        let at = (entry.sequence, entry.index);
+        let (names, spec, created_at) = if entry.state.stub {
+            let Some((names, created_at)) = report(world, at) else {
+                if self.planner.floor() < world.log.first {
+                    return Ok(None);
+                }
+                return invariants::payloads_stay("a stub", None, at).map(|()| None);
+            };
+            (names, None, created_at)
+        } else {
+            let Some((spec, created_at)) = self.payload(world, &entry)? else { return Ok(None) };
+            let Some(id) = spec.id() else { return Ok(None) };
+            ((spec.tenant(), id), Some(spec), created_at)
+        };
+        let carried = self.planner.carry(ticket, spec.as_ref(), created_at, self.cursor);
+        Ok(carried.map(|carried| event(names, Kind::Carried(Box::new(carried)))))
+    }
+
+    fn send_trim(&mut self, world: &mut World, events: &[Event], says: bool) {
+        let mut publish = Publish::of(events);
+        publish.after = says.then_some(self.cursor);
+        let token = world.send(self.life, What::Log(publish));
+        self.stage = Stage::Trimming { token, says, since_us: world.now_us };
+    }
+}
+
+fn report(world: &World, (sequence, index): (u64, u32)) -> Option<((Tenant, TaskId), Timestamp)> {
+    let message = world.log.get(sequence)?;
+    match message.items.get(index as usize)? {
+        Ok(Event::Task(event)) => Some(((event.tenant.clone(), event.id.clone()), message.at)),
+        _ => None,
+    }
+}
+
+fn event((tenant, id): (Tenant, TaskId), kind: Kind) -> Event {
+    Event::Task(TaskEvent::new(tenant, id, "scheduler", kind))
+}
