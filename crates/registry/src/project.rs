@@ -136,7 +136,7 @@ impl Fold {
                         && matches!(event.kind, Kind::Created(_) | Kind::Failed(_))
                         && !seen.contains(&key)
                 }
-                None => seen.insert(key) && !is_new(),
+                None => seen.insert(key) && !self.known.is_forgotten(&key) && !is_new(),
             };
             if is_missing {
                 seen.insert(key);
@@ -297,5 +297,7 @@ fn is_same(fixed: &Fixed, spec: &TaskSpec) -> bool {
         || TaskSpec::parse(fixed.spec.clone()).is_ok_and(|first| first.digest() == spec.digest())
 }
 
+#[cfg(test)]
+mod cut_tests;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! **Pure.** What the fold knows of tasks without asking the ledger: those that have changes to be
 //! written, and as many of the open ones as fit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use common::{
     id::{TaskId, TaskKey, Tenant},
@@ -54,6 +54,8 @@ pub(super) struct Known {
     bytes: usize,
     /// The slots that changed, or got what creation fixes.
     touched: Vec<TaskKey>,
+    /// Forgotten, and not yet written: what the ledger has under these ids is older than that.
+    forgotten: HashSet<TaskKey>,
     /// No id of version 7 above this is in the ledger but not here.
     newest: u128,
     sweeps: u128,
@@ -71,6 +73,11 @@ impl Known {
         self.slots.get(key)
     }
 
+    /// Whether the task that had the id was forgotten since the changes were taken.
+    pub(super) fn is_forgotten(&self, key: &TaskKey) -> bool {
+        self.forgotten.contains(key)
+    }
+
     /// Whether a task that is not known here cannot be in the ledger either: ids of version 7 grow
     /// with time, and this one is newer than all of them.
     pub(super) fn is_new(&self, id: &TaskId) -> bool {
@@ -80,6 +87,9 @@ impl Known {
     /// Takes what the ledger has of a task.
     pub(super) fn load(&mut self, row: Row) {
         let key = row.key();
+        if self.forgotten.contains(&key) {
+            return;
+        }
         let Row { live, fixed } = row;
         if let Some(slot) = self.slots.get_mut(&key) {
             if slot.fixed.is_none() && slot.live.place == live.place {
@@ -118,6 +128,7 @@ impl Known {
     /// Takes what is to be written, in the order in which it came. What has ended, and what does
     /// not fit, is forgotten.
     pub(super) fn take(&mut self, counts: &mut Counts, changes: &mut Vec<Change>) {
+        self.forgotten.clear();
         let touched = std::mem::take(&mut self.touched);
         changes.reserve(touched.len());
         for key in touched {
@@ -142,6 +153,7 @@ impl Known {
             let ended = self.slots.get(&key).and_then(|slot| slot.live.ended_at);
             if ended.is_some_and(|ended| ended < floor) {
                 changes.extend(self.settle(&key, counts));
+                self.forgotten.insert(key);
             } else {
                 self.touched.push(key);
             }
