@@ -108,6 +108,7 @@ impl Fold {
     }
 
     /// Forgets what ended before the floor of the ledger.
+    #[must_use]
     pub fn counting_from(self, floor: u64) -> Self {
         Self { floor, ..self }
     }

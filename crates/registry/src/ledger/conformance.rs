@@ -1,5 +1,6 @@
 //! One suite for both databases.
 
+mod cuts;
 mod kept;
 mod schema;
 

@@ -168,7 +168,7 @@ fn write_task(
         live.created_at.micros(),
         live.started_at.map(Timestamp::micros),
         live.finished_at.map(Timestamp::micros),
-            live.ended_at.map(|at| at as i64),
+        live.ended_at.map(|at| at as i64),
         fixed.deadline.map(Timestamp::micros),
         micros(live.duration),
         live.verification.as_str(),

@@ -11,7 +11,6 @@ use std::{
 };
 
 use bus::Message;
-use bytes::Bytes;
 use common::{
     event::{Carried, Event, Kind, TaskEvent},
     id::TaskKey,
@@ -96,8 +95,8 @@ impl Cold {
 
     fn arrives(&mut self, key: &TaskKey, at: Place) -> bool {
         let Some(source) = self.sources.get_mut(key) else { return false };
-        let arrives = (source.sequence, source.index) == (at.sequence, at.index)
-            && self.wanted.remove(key);
+        let arrives =
+            (source.sequence, source.index) == (at.sequence, at.index) && self.wanted.remove(key);
         source.is_there |= arrives;
         arrives
     }
@@ -143,31 +142,24 @@ impl Fold {
             let at = Place { sequence: message.sequence, index };
             if self.cold.as_mut().is_some_and(|cold| cold.arrives(&key, at)) {
                 let bytes = raw.or_encode(|| common::wire::encode(&Event::Task(event.clone())));
-                self.arrive(key, at, message.at, event, carried, bytes);
+                self.bytes += bytes.len();
+                let task = self.arrive(key, at, event, carried);
+                self.entry(Entry {
+                    task: Some(task),
+                    place: at,
+                    at: message.at,
+                    kind: event.kind.word().into(),
+                    ignored: "".into(),
+                    event: bytes,
+                });
             }
         }
     }
 
-    fn arrive(
-        &mut self,
-        key: TaskKey,
-        at: Place,
-        sent: Timestamp,
-        event: &TaskEvent,
-        carried: &Carried,
-        bytes: Bytes,
-    ) {
+    /// Makes the row of a task that was carried, and returns its place.
+    fn arrive(&mut self, key: TaskKey, at: Place, event: &TaskEvent, carried: &Carried) -> Place {
         let (sequence, index) = carried.place;
         let place = Place { sequence, index };
-        self.bytes += bytes.len();
-        self.entry(Entry {
-            task: Some(place),
-            place: at,
-            at: sent,
-            kind: event.kind.word().into(),
-            ignored: "".into(),
-            event: bytes,
-        });
         let is_over = carried.state.phase.is_terminal();
         let floor = self.cold.as_ref().map_or(0, |cold| cold.floor);
         // What is not known of one that is over can be no later than this.
@@ -194,12 +186,13 @@ impl Fold {
         };
         let slot = self.known.insert(key, live, &event.id);
         let stub = || change::stub(event);
-        let Some(spec) = carried.spec.as_deref().cloned().or_else(stub) else { return };
+        let Some(spec) = carried.spec.as_deref().cloned().or_else(stub) else { return place };
         slot.describe(event.tenant.clone(), event.id.clone(), spec, at);
         slot.live.priority = carried.priority;
         if let Some(fixed) = slot.fixed.as_mut().filter(|_| carried.spec.is_none() && is_over) {
             fixed.executor = Cow::Borrowed(UNKNOWN_EXECUTOR);
         }
+        place
     }
 
     /// What the event at a place is to its task.

@@ -148,9 +148,9 @@ impl Books {
                 (*priority, if life.phase == Phase::Running { &*live.worker } else { "" })
             });
             Some(match ended_at {
-                None => format!(
-                    "{place:?} {life:?} {given_out:?} {subsystem} {created_at:?} {fixed:?}"
-                ),
+                None => {
+                    format!("{place:?} {life:?} {given_out:?} {subsystem} {created_at:?} {fixed:?}")
+                }
                 Some(ended) => format!("{place:?} {:?} {ended}", life.phase),
             })
         };
@@ -211,7 +211,8 @@ impl World {
         for key in pass.over {
             carried.push((key, self.planner.carry_over(key, as_of).expect("a task")));
         }
-        let bundle: Vec<_> = carried.into_iter().map(|(key, body)| self.carried(key, body)).collect();
+        let bundle: Vec<_> =
+            carried.into_iter().map(|(key, body)| self.carried(key, body)).collect();
         if !bundle.is_empty() {
             self.push(read(as_of + 1, subject::BUNDLE, wire::bundle(bundle)));
         }
@@ -282,8 +283,12 @@ fn an_id_is_new_once_the_log_is_cut_behind_its_end_and_not_before() {
         assert_eq!(places, [(1, Some(2)), (new, Some(new + 2))], "both generations are kept");
         assert_eq!(t[0].fixed.spec.title, "Untitled Task", "the old one is as it was");
         assert_eq!(books.rows.len(), 3);
-        assert_eq!(books.find(TaskKey::new(&Tenant::default(), &TaskId::parse("u").unwrap()))
-            .and_then(|row| row.live.ended_at), Some(late));
+        assert_eq!(
+            books
+                .find(TaskKey::new(&Tenant::default(), &TaskId::parse("u").unwrap()))
+                .and_then(|row| row.live.ended_at),
+            Some(late)
+        );
     }
 }
 

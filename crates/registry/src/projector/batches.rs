@@ -84,7 +84,8 @@ impl<'a> Batches<'a> {
     pub(super) async fn fold(&mut self, mut messages: Vec<Message>) -> Written {
         let (count, newer) = project::known(&messages);
         messages.truncate(count);
-        let max = if self.fold.is_cold() { COLD_EVENTS_MAX } else { limits::LEDGER_BATCH_EVENTS_MAX };
+        let max =
+            if self.fold.is_cold() { COLD_EVENTS_MAX } else { limits::LEDGER_BATCH_EVENTS_MAX };
         for batch in batches(messages, max) {
             let events = batch.iter().map(|m| m.items.len()).sum();
             let bytes = batch.iter().map(|m| m.payload.len()).sum();

@@ -34,7 +34,10 @@ impl Projector {
         let fold = |clock| Fold::new(clock, newest.as_deref(), telemetry::exporting());
         match position {
             None => {
-                let reader = Reader::open(&self.ctx.bus, None).await?;
+                let reader = match Reader::open(&self.ctx.bus, None).await {
+                    Err(ReadError::Gap { expected, found }) => return Err(purged(expected, found)),
+                    reader => reader?,
+                };
                 // After it was opened: else a cut might come in between.
                 match trim::last(&self.ctx.bus).await.map_err(Stop::Again)? {
                     None => Ok(Begin { fold: fold(clock), reader, from }),
@@ -73,12 +76,7 @@ impl Projector {
                 if newest.is_some_and(|newest| newest.sequence != cut.sequence) {
                     return Err(Stop::Again(anyhow::anyhow!("the log was cut once more")));
                 }
-                Err(Stop::Fatal(anyhow::anyhow!(
-                    "the log counts from message {floor}, but begins at {found}: it was purged by \
-                     hand, and tasks that are open are not in it. Restore a copy of the log, or a \
-                     copy of the ledger that has it up to {} at least",
-                    found.saturating_sub(1)
-                )))
+                Err(purged(floor, found))
             }
             Err(error) => Err(error.into()),
         }
@@ -89,13 +87,13 @@ impl Projector {
         let Position { cursor, cold_until, .. } = position;
         let message = bus::fetch(&self.ctx.bus, cursor.stream, cold_until).await;
         let message = message.map_err(Stop::Again)?;
-        let cut = message.into_iter().flat_map(|message| message.items).find_map(|item| match item
-        {
-            Ok(Event::Policy(PolicyEvent { policy: Policy::Trimmed(trimmed), .. })) => {
-                Some(trimmed)
-            }
-            _ => None,
-        });
+        let cut =
+            message.into_iter().flat_map(|message| message.items).find_map(|item| match item {
+                Ok(Event::Policy(PolicyEvent { policy: Policy::Trimmed(trimmed), .. })) => {
+                    Some(trimmed)
+                }
+                _ => None,
+            });
         let cut = cut
             .with_context(|| format!("message {cold_until} of the log is no policy.trimmed"))
             .map_err(Stop::Fatal)?;
@@ -120,4 +118,14 @@ impl Projector {
         tracing::info!(floor, cut = cut.sequence, carried = cold.tasks(), "begins at the floor");
         Ok(cold)
     }
+}
+
+/// A log whose open tasks are gone.
+fn purged(floor: u64, found: u64) -> Stop {
+    Stop::Fatal(anyhow::anyhow!(
+        "the log counts from message {floor}, but begins at {found}: it was purged by hand, and \
+         tasks that are open are not in it. Restore a copy of the log, or a copy of the ledger \
+         that has it up to {} at least",
+        found.saturating_sub(1)
+    ))
 }
