@@ -15,7 +15,7 @@ use registry::{
     row::Row,
 };
 use runtime::{Context, Health, clock::SystemClock};
-use scheduler::plan::Planner;
+use scheduler::plan::{Found, Planner};
 use testkit::NatsServer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 struct Service {
     health: Health,
     shutdown: CancellationToken,
-    service: JoinHandle<anyhow::Result<()>>,
+    running: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Service {
@@ -34,8 +34,8 @@ impl Service {
         let health = ctx.health.clone();
         let config = registry::Config { ledger_url: ledger_url.into() };
         #[expect(clippy::disallowed_methods, reason = "the test joins it")]
-        let service = tokio::spawn(registry::run(ctx, config));
-        Self { health, shutdown, service }
+        let running = tokio::spawn(registry::run(ctx, config));
+        Self { health, shutdown, running }
     }
 
     async fn start(bus: &Bus, ledger_url: &str) -> Self {
@@ -48,14 +48,14 @@ impl Service {
 
     /// Why it ended by itself, and what its readiness says.
     async fn refusal(self) -> (String, String) {
-        let ended = tokio::time::timeout(Duration::from_secs(10), self.service).await;
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.running).await;
         let error = ended.expect("it ends").expect("no panic").expect_err("it refuses");
         (runtime::chain(&error), format!("{:?}", self.health.snapshot()))
     }
 
     async fn stop(self) {
         self.shutdown.cancel();
-        let ended = tokio::time::timeout(Duration::from_secs(5), self.service).await;
+        let ended = tokio::time::timeout(Duration::from_secs(5), self.running).await;
         ended.expect("ends in time").expect("no panic").expect("no error");
     }
 }
@@ -116,11 +116,11 @@ impl Leader {
     }
 
     fn task_at(&self, sequence: u64, index: u32) -> (&TaskEvent, Timestamp) {
-        let message = &self.messages[&sequence];
-        match &message.items[index as usize] {
-            Ok(Event::Task(event)) => (event, message.at),
-            other => panic!("{other:?}"),
-        }
+        let message = self.messages.get(&sequence).expect("a message");
+        let Some(Ok(Event::Task(event))) = message.items.get(index as usize) else {
+            unreachable!("no event about a task: {message:?}")
+        };
+        (event, message.at)
     }
 
     /// Carries and cuts, and purges what lies below.
@@ -132,18 +132,18 @@ impl Leader {
         for ticket in pass.open {
             let entry = self.planner.entry(ticket).expect("a task");
             let (event, at) = self.task_at(entry.sequence, entry.index);
-            let (spec, at) = match &event.kind {
-                Kind::Created(spec) => (Some(&**spec), at),
-                Kind::Carried(carried) => (carried.spec.as_deref(), carried.created_at),
-                _ => (None, at),
+            let (spec, at) = if let Kind::Created(spec) = &event.kind {
+                (Some(&**spec), at)
+            } else if let Kind::Carried(carried) = &event.kind {
+                (carried.spec.as_deref(), carried.created_at)
+            } else {
+                (None, at)
             };
             let body = self.planner.carry(ticket, spec, at, as_of).expect("a task");
             events.push(task_event(event.id.as_str(), Kind::Carried(Box::new(body))));
         }
         for key in pass.over {
-            let Some(scheduler::plan::Found::Over(end)) = self.planner.find(key) else {
-                panic!("a tombstone")
-            };
+            let Some(Found::Over(end)) = self.planner.find(key) else { continue };
             let body = self.planner.carry_over(key, as_of).expect("a tombstone");
             let (event, _) = self.task_at(end.sequence, end.index);
             events.push(task_event(event.id.as_str(), Kind::Carried(Box::new(body))));
@@ -235,7 +235,7 @@ async fn a_new_ledger_on_a_log_that_was_cut_knows_the_open_tasks_of_the_old_one(
     assert_eq!(get(&bus, "late", repeat).await.title, "ends above the floor");
     leader.catch_up().await;
     let key = common::id::TaskKey::new(&Tenant::default(), &TaskId::parse("done").expect("an id"));
-    assert!(matches!(leader.planner.find(key), Some(scheduler::plan::Found::Open(..))));
+    assert!(matches!(leader.planner.find(key), Some(Found::Open(..))));
     let started = pb::Started { attempt: 1, worker: "w".into() };
     let last = leader.say("open5", Kind::Started(started)).await;
     assert_eq!(get(&bus, "open5", last).await.state(), pb::TaskState::Running);

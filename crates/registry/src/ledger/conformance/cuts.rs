@@ -1,7 +1,9 @@
 //! A ledger of a log that is cut.
 
-use common::event::{Carried, Event, Policy, PolicyEvent, Trimmed};
-use common::lifecycle::State;
+use common::{
+    event::{Carried, Event, Policy, PolicyEvent, Trimmed},
+    lifecycle::State,
+};
 
 use super::*;
 use crate::project::Cold;
@@ -82,7 +84,9 @@ async fn what_was_carried_is_read_back_as_it_was_folded() {
         kept.begin_at(cold);
         let batch = [message(10, created(shell("x"))), message(11, complete("o", 1))];
         assert_eq!(kept.wanted(&batch), [12, 13]);
-        carriers.iter().for_each(|carrier| kept.thaw(carrier));
+        for carrier in &carriers {
+            kept.thaw(carrier);
+        }
         let position = apply_with(&*ledger, &mut kept, &batch).await.expect("recorded");
         assert_eq!((position.floor, position.cold_until), (0, 20));
         assert_eq!(ledger.position().await.expect("an answer"), Some(position));
