@@ -125,11 +125,6 @@ impl Fold {
         for item in messages.iter().flat_map(|m| &m.items) {
             let Ok(Event::Task(event)) = item else { continue };
             let key = TaskKey::new(&event.tenant, &event.id);
-            let is_new = || {
-                matches!(event.kind, Kind::Created(_))
-                    && self.known.is_new(&event.id)
-                    && !self.cold.as_ref().is_some_and(|cold| cold.lacks(&key))
-            };
             let is_missing = match self.known.get(&key) {
                 // A repeat is compared with what was submitted, and a failure carries it.
                 Some(slot) => {
@@ -137,7 +132,11 @@ impl Fold {
                         && matches!(event.kind, Kind::Created(_) | Kind::Failed(_))
                         && !seen.contains(&key)
                 }
-                None => seen.insert(key) && !self.known.is_forgotten(&key) && !is_new(),
+                None => {
+                    seen.insert(key)
+                        && !self.known.is_forgotten(&key)
+                        && !(matches!(event.kind, Kind::Created(_)) && self.known.is_new(&event.id))
+                }
             };
             if is_missing {
                 seen.insert(key);

@@ -82,11 +82,7 @@ impl Cold {
         self.sources.len()
     }
 
-    /// Whether the row of a carried task may be missing.
-    pub(super) fn lacks(&self, key: &TaskKey) -> bool {
-        self.sources.get(key).is_some_and(|source| !source.is_there)
-    }
-
+    /// The ledger has a row of the task.
     pub(super) fn found(&mut self, key: &TaskKey) {
         if let Some(source) = self.sources.get_mut(key) {
             source.is_there = true;

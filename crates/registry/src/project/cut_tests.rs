@@ -321,20 +321,24 @@ fn a_cold_ledger_has_the_spec_the_place_and_the_result_that_the_log_still_has() 
 }
 
 #[test]
-fn what_was_carried_for_an_older_cut_brings_nothing_back() {
+fn what_was_carried_before_the_task_ended_brings_nothing_back() {
     let mut world = World::default();
     world.says(created(shell("t")));
-    assert!(world.cut(2));
+    world.warm();
+    let pass = world.planner.to_carry(2);
+    let [ticket] = pass.open.as_slice() else { panic!("{pass:?}") };
+    let spec = TaskSpec::parse(shell("t")).expect("valid");
+    let body = world.planner.carry(*ticket, Some(&spec), Timestamp::default(), 1).expect("a task");
     world.says(completed("t", 1));
-    world.says(created(shell("u")));
-    world.say_cut(5);
-    let mut cold = Books::cold(&world.log).expect("a cut");
-    let (_, cut) = newest_cut(&world.log).expect("a cut");
-    assert_eq!((cut.floor, cold.cursor), (5, 4));
-    cold.read(&world.log, 3, || 0);
-    assert_eq!(cold.rows.len(), 1);
+    // It comes late, above the floor, and knows nothing of the end, which lies below.
+    world.says(event("t", Kind::Carried(Box::new(body))));
+    assert!(world.cut(3));
     world.agrees();
-    assert_eq!(cold.knows(), world.warm.knows());
+    let mut cold = Books::cold(&world.log).expect("a cut");
+    assert_eq!(cold.cursor, 2);
+    cold.read(&world.log, 3, || 0);
+    assert!(cold.rows.is_empty(), "{:?}", cold.rows);
+    assert_eq!(cold.line(3), "no such task");
 }
 
 fn event_of((what, which, other): (u8, u8, u8), planner: &Planner) -> TaskEvent {
