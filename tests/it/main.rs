@@ -13,3 +13,4 @@ mod separate;
 mod support;
 mod tidy;
 mod trace;
+mod trim;
