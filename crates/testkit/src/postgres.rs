@@ -1,7 +1,6 @@
 //! A real PostgreSQL: one server for the test process, one database for each test.
 
 use std::fs::{self, File};
-use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -11,13 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
-use crate::eventually::wait_for;
-use crate::process;
+use launch::postgres::{initdb, is_ready, output_of, programs, temporary_folder, unprivileged_prefix};
+use launch::{process, wait_for};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// PostgreSQL refuses to run as root; this is the unprivileged user `nobody`.
-const UNPRIVILEGED: u32 = 65534;
 
 /// Stands between the test process and the server: when the pipe on its standard input closes,
 /// because the test process ended in whatever way, it ends the server and removes the folder.
@@ -80,7 +76,7 @@ impl Postgres {
     }
 
     fn start() -> anyhow::Result<Self> {
-        let programs = find_programs()?;
+        let programs = programs()?;
         let template = template(&programs)?;
         let dir = temporary_folder()?;
         let log = dir.path().join("log");
@@ -89,7 +85,7 @@ impl Postgres {
         let guard = process::spawn(command).context("failed to start a process")?;
         // From here on the guard removes the folder.
         let dir = dir.keep();
-        wait_for("PostgreSQL", START_TIMEOUT, || Ok(is_ready(&dir).then_some(())))
+        wait_for("PostgreSQL", START_TIMEOUT, || Ok(is_ready(&dir.join("data")).then_some(())))
             .with_context(|| format!("the server did not start:\n{}", process::tail(&log)))?;
         Ok(Self { dir, databases: AtomicU32::new(0), _guard: guard })
     }
@@ -111,33 +107,6 @@ fn guarded_server(programs: &Path, template: &Path, dir: &Path) -> Command {
         command.args(["-c", setting]);
     }
     command
-}
-
-/// The server's lock file says `ready` in its last line once connections are accepted.
-fn is_ready(dir: &Path) -> bool {
-    fs::read_to_string(dir.join("data/postmaster.pid"))
-        .is_ok_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
-}
-
-/// The folder of the first `initdb` that has a `postgres` beside it.
-fn find_programs() -> anyhow::Result<PathBuf> {
-    let on_path = process::on_path("initdb").and_then(|file| file.parent().map(Path::to_owned));
-    let mut of_system: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let version = entry.file_name().to_str()?.parse().ok()?;
-            Some((version, entry.path().join("bin")))
-        })
-        .collect();
-    of_system.sort();
-    on_path
-        .into_iter()
-        .chain(of_system.into_iter().rev().map(|(_version, folder)| folder))
-        .chain([process::tools_dir().join("pg/bin")])
-        .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
-        .context("PostgreSQL (initdb, postgres) is missing: run `make test-tools`")
 }
 
 /// The data folder as `initdb` left it, made once for each version, user and target folder.
@@ -167,59 +136,8 @@ fn template(programs: &Path) -> anyhow::Result<PathBuf> {
     Ok(template)
 }
 
-fn initdb(programs: &Path, data: &Path) -> anyhow::Result<()> {
-    let mut arguments = unprivileged_prefix();
-    arguments.push(programs.join("initdb").into_os_string());
-    let (program, rest) = arguments.split_first().context("invariant: a program was pushed")?;
-    // Small segments of the log keep the folder small, and so its copies quick.
-    let mut command = Command::new(program);
-    command.args(rest).arg("-D").arg(data).current_dir("/").args([
-        "--username=jetmill",
-        "--auth=trust",
-        "--no-sync",
-        "--encoding=UTF8",
-        "--locale=C",
-        "--wal-segsize=1",
-    ]);
-    output_of(&mut command).map(drop)
-}
-
-/// What stands before a command so that it does not run as root.
-fn unprivileged_prefix() -> Vec<std::ffi::OsString> {
-    if !rustix::process::geteuid().is_root() {
-        return Vec::new();
-    }
-    let user = format!("--reuid={UNPRIVILEGED}");
-    let group = format!("--regid={UNPRIVILEGED}");
-    ["setpriv", &user, &group, "--clear-groups", "--"].map(Into::into).into()
-}
-
-/// A temporary folder that belongs to the user whom the server runs as.
-fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
-    let dir = tempfile::Builder::new()
-        .prefix("jetmill-pg-")
-        .tempdir()
-        .context("failed to create a folder for PostgreSQL")?;
-    if rustix::process::geteuid().is_root() {
-        chown(dir.path(), Some(UNPRIVILEGED), Some(UNPRIVILEGED))
-            .context("failed to give a folder to the unprivileged user")?;
-    }
-    Ok(dir)
-}
-
 /// Copies a folder with its owners and modes, on which PostgreSQL insists.
 fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     output_of(Command::new("cp").arg("-a").arg(from).arg(to)).map(drop)
 }
 
-fn output_of(command: &mut Command) -> anyhow::Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("failed to run {program}"))?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{program} ended with {}:\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
