@@ -416,18 +416,15 @@ impl Actor {
         if let Some(disk) = &self.cluster.nats_disk {
             disk.free()?;
         }
-        // A stream that cannot write says so; an answer about it proves nothing.
-        let stores = async {
-            let bucket = bus::streams::leases(&self.bus).await?;
-            anyhow::Ok(bucket.put("chaos", "writable".into()).await?)
-        };
-        if matches!(timeout(ANSWER_WITHIN, stores).await, Ok(Ok(_))) {
-            return Ok("it stores again".into());
-        }
+        // A stream that once failed to write keeps the error until nats-server is started again
+        // (seen with 2.15.1), whatever room there is: a service manager with a health check does that.
         if let Some(nats) = self.cluster.nats.as_mut().filter(|_| self.cluster.nats_wanted) {
+            if !nats.log_tail().contains("no space left on device") {
+                return Ok("nothing was written meanwhile".into());
+            }
             nats.restart()?;
         }
-        Ok("it was started again to store".into())
+        Ok("nats-server was started again to store".into())
     }
 
     async fn custom(&mut self, n: u16) -> anyhow::Result<Outcome> {

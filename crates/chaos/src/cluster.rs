@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::File,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::Duration,
@@ -72,8 +71,6 @@ pub struct Member {
     pub wanted: bool,
     /// Whether it is stopped by a signal.
     pub stopped: bool,
-    /// Where it answers probes.
-    pub port: u16,
     args: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
@@ -158,7 +155,7 @@ impl Cluster {
             .jetstream("max_file_store: 16GB")
             .start()?;
         let data = on(&ledger_disk, &ledger_place);
-        let storage = Storage::start(plan.flavour, &data, folder.path())?;
+        let storage = Storage::start(plan.flavour, &data, &ledger_place, folder.path())?;
         let mut cluster = Self {
             upstream: format!("127.0.0.1:{}", nats.port()),
             nats: Some(nats),
@@ -217,17 +214,15 @@ impl Cluster {
     async fn add(&mut self, name: &str, role: Role, args: &[&str]) -> anyhow::Result<()> {
         let proxy = Proxy::start(self.upstream.clone()).await?;
         let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         if role != Role::Worker {
-            let http = format!("127.0.0.1:{port}");
-            args.extend(["--name", name, "--http-addr", &http, "--grpc-addr", "127.0.0.1:0"].map(str::to_owned));
+            let any = "127.0.0.1:0";
+            args.extend(["--name", name, "--http-addr", any, "--grpc-addr", any].map(str::to_owned));
         }
         let member = Member {
             role,
             proxy,
             wanted: true,
             stopped: false,
-            port,
             args,
             log: self.folder.path().join(format!("{name}.log")),
             child: None,
@@ -251,7 +246,15 @@ impl Cluster {
         if member.is_alive() {
             return Ok(());
         }
-        let mut command = process::bound_command(&self.plan.program);
+        let in_disk = member.role == Role::Registry && self.plan.flavour == Flavour::Sqlite;
+        let mut words = match self.ledger_disk.as_ref().filter(|_| in_disk) {
+            Some(disk) => disk.enter(),
+            None => Vec::new(),
+        };
+        words.push(self.plan.program.clone().into());
+        let (program, rest) = words.split_first().context("invariant: a program was pushed")?;
+        let mut command = process::bound_command(program);
+        command.args(rest);
         let log = File::options().create(true).append(true).open(&member.log)?;
         command
             .args(&member.args)
@@ -260,7 +263,6 @@ impl Cluster {
             .env("JETMILL_NATS_URL", member.proxy.url(&self.plan.login))
             .env("JETMILL_LEDGER_URL", ledger)
             .env("JETMILL_NATS__LOG_BYTES_MAX", "1GiB")
-            .env("JETMILL_LOG__FORMAT", "text")
             .env("NO_COLOR", "1")
             .env(MARK, &self.plan.run)
             .stdin(Stdio::null())
@@ -379,6 +381,13 @@ impl Cluster {
     pub fn said(&self, name: &str) -> String {
         let log = self.members.get(name).map(|member| member.log.clone()).unwrap_or_default();
         String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
+    }
+
+    /// Where a service answers probes, as it said when it began to serve.
+    pub fn probes(&self, name: &str) -> Option<String> {
+        let said = self.said(name);
+        let (_, address) = said.rsplit_once("http=Some(")?;
+        Some(address.split(')').next()?.to_owned())
     }
 
     /// The folder of the run, with the logs of all processes.

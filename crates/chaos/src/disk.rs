@@ -49,6 +49,13 @@ impl Disk {
         &self.root
     }
 
+    /// What stands before a program so that it sees the disk where its folder is: SQLite resolves
+    /// links by itself, and would leave `/proc` again.
+    pub fn enter(&self) -> Vec<OsString> {
+        let holder = self.holder.id().to_string();
+        ["nsenter", "-t", &holder, "-U", "-m", "--preserve-credentials", "--"].map(Into::into).into()
+    }
+
     /// Fills it to the last byte.
     pub fn fill(&self) -> anyhow::Result<()> {
         self.run(r#"cat /dev/zero > "$1/filler" 2>/dev/null"#)?;

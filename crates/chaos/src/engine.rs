@@ -31,7 +31,7 @@ use crate::{
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long everything may take to end after the last fault.
-const REST_WITHIN: Duration = Duration::from_secs(240);
+const REST_WITHIN: Duration = Duration::from_secs(150);
 /// What cannot be done now is tried again after this, and given up after that.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
@@ -189,7 +189,7 @@ impl Run {
         self.actor.heal()?;
         self.happened("all faults are over".into());
         say(&format!("{}: all faults are over; coming to rest", self.name));
-        let rested = self.rest().await;
+        let rested = self.rest(say).await;
         if rested.is_err() {
             self.actor.cluster.look_after()?;
         }
@@ -301,7 +301,7 @@ impl Run {
     }
 
     /// Waits until everything has ended, and nothing is left anywhere.
-    async fn rest(&mut self) -> anyhow::Result<()> {
+    async fn rest(&mut self, say: &(dyn Fn(&str) + Sync)) -> anyhow::Result<()> {
         let until = Instant::now() + REST_WITHIN;
         loop {
             self.actor.cluster.look_after()?;
@@ -323,10 +323,16 @@ impl Run {
                 break;
             }
             if Instant::now() > until {
-                bail!("{} tasks have not ended after {REST_WITHIN:?}: {}", open.len(), self.why(&open).await);
+                let accepted = submit::memory(&self.actor.accepted).done;
+                let (all, why) = (self.actor.items.len(), self.why(&open).await);
+                bail!(
+                    "after {REST_WITHIN:?} {accepted} of {all} tasks are accepted and {} have not ended: {why}",
+                    open.len()
+                );
             }
             sleep(LOOK_EVERY).await;
         }
+        say(&format!("{}: every task has ended", self.name));
         self.happened("every task has ended".into());
         let own = matches!(self.options.target, Target::Own(_));
         let bus = self.actor.bus.clone();
@@ -390,7 +396,10 @@ async fn ready(actor: &mut Actor) -> anyhow::Result<()> {
         queues.iter().any(|queue| queue.name == QUEUE && queue.workers > 0).then_some(())
     });
     let up = up.await;
-    up.with_context(|| cluster.ended.iter().cloned().collect::<Vec<_>>().join("\n"))
+    up.with_context(|| {
+        let ended: std::collections::BTreeSet<_> = cluster.ended.iter().cloned().collect();
+        ended.into_iter().collect::<Vec<_>>().join("\n")
+    })
 }
 
 /// Cancels what is to be cancelled, a while after its submission.

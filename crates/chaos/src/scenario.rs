@@ -103,8 +103,8 @@ async fn refuses(actor: &mut Actor, name: &str) -> anyhow::Result<String> {
     let said = actor.cluster.said(name);
     let tail = said.lines().rev().take(12).collect::<Vec<_>>().join("\n");
     let Ok(status) = ended else {
-        let port = actor.cluster.members.get(name).map(|member| member.port).unwrap_or_default();
-        let answer = readiness(port).await.unwrap_or_default();
+        let probes = actor.cluster.probes(name).unwrap_or_default();
+        let answer = readiness(&probes).await.unwrap_or_default();
         ensure!(answer.contains(" 503 "), "{name} goes on as if nothing was: {tail}");
         return Ok(format!("{name} is not ready"));
     };
@@ -117,9 +117,9 @@ async fn refuses(actor: &mut Actor, name: &str) -> anyhow::Result<String> {
 }
 
 /// The answer of `/readyz`.
-async fn readiness(port: u16) -> anyhow::Result<String> {
+async fn readiness(address: &str) -> anyhow::Result<String> {
     let asked = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

@@ -41,6 +41,8 @@ pub struct Storage {
     flavour: Flavour,
     /// The folder that is copied.
     data: PathBuf,
+    /// The same, as the registry sees it.
+    seen: PathBuf,
     /// Where the server has its socket and its log.
     folder: PathBuf,
     copies: PathBuf,
@@ -49,15 +51,16 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Makes an empty ledger with its files in `data`, and what else it needs in `folder`.
-    pub fn start(flavour: Flavour, data: &Path, folder: &Path) -> anyhow::Result<Self> {
+    /// Makes an empty ledger with its files in `data`, which the registry has at `seen`, and
+    /// what else it needs in `folder`.
+    pub fn start(flavour: Flavour, data: &Path, seen: &Path, folder: &Path) -> anyhow::Result<Self> {
         let programs = match flavour {
             Flavour::Sqlite => PathBuf::new(),
             Flavour::Postgres => postgres::programs()?,
         };
-        let data = data.join("ledger");
+        let (data, seen) = (data.join("ledger"), seen.join("ledger"));
         let (folder, copies) = (folder.to_owned(), folder.join("copies"));
-        let mut storage = Self { flavour, data, folder, copies, programs, server: None };
+        let mut storage = Self { flavour, data, seen, folder, copies, programs, server: None };
         match flavour {
             Flavour::Sqlite => fs::create_dir_all(&storage.data)?,
             Flavour::Postgres => {
@@ -76,7 +79,7 @@ impl Storage {
     /// Its URL.
     pub fn url(&self) -> String {
         match self.flavour {
-            Flavour::Sqlite => format!("sqlite:{}", self.data.join("ledger.db").display()),
+            Flavour::Sqlite => format!("sqlite:{}", self.seen.join("ledger.db").display()),
             Flavour::Postgres => {
                 format!("postgres://jetmill@localhost/postgres?host={}", self.folder.display())
             }

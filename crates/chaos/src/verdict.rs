@@ -26,7 +26,10 @@ const QUIET_FOR: Duration = Duration::from_secs(3);
 const AFTERMATH: Duration = Duration::from_secs(15);
 
 /// Judges the run, and puts everything into its report.
-pub(crate) async fn reach(run: &mut Run, rested: anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) async fn reach(
+    run: &mut Run,
+    rested: anyhow::Result<()>,
+) -> anyhow::Result<()> {
     if let Err(error) = rested {
         run.report.problems.push(format!("{error:#}"));
     }
@@ -52,12 +55,16 @@ pub(crate) async fn reach(run: &mut Run, rested: anyhow::Result<()>) -> anyhow::
     let rows = rows.await.context("the ledger does not follow the log")?;
     let letters = check::dead(&client, &name).await?;
     let left_over = check::work_queue(&bus, own).await?;
+    let (accepted, unsure) = {
+        let memory = submit::memory(&run.actor.accepted);
+        (memory.ids.clone(), memory.unsure.clone())
+    };
     let evidence = Evidence {
         lives,
         rows,
         letters,
-        accepted: submit::memory(&run.actor.accepted).ids.clone(),
-        unsure: submit::memory(&run.actor.accepted).unsure.clone(),
+        accepted,
+        unsure,
         left_over,
         listed: observe::look(&run.actor.sight).listed.clone(),
         windows: windows(run),
