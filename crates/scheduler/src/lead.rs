@@ -71,6 +71,8 @@ pub(crate) struct Lead {
     unsure: Vec<Ticket>,
     absent: Option<act::Missing>,
     ready: bool,
+    /// No snapshot says yet which log this is.
+    unknown: bool,
 }
 
 type Heartbeats = BoxStream<'static, Result<kv::Entry, kv::WatcherError>>;
@@ -83,6 +85,7 @@ pub(crate) async fn run(
     mut commands: Commands,
 ) -> anyhow::Result<()> {
     let (planner, from) = snapshot::load(&ctx.bus).await.unzip();
+    let unknown = from.is_none();
     let mut reader = open(&ctx, from).await?;
     let cursor = reader.cursor();
     let mut lead = Lead {
@@ -106,6 +109,7 @@ pub(crate) async fn run(
         unsure: Vec::new(),
         absent: None,
         ready: false,
+        unknown,
         config,
         ctx,
     };
@@ -310,6 +314,10 @@ impl Lead {
             self.planner.lead(now, now_ms);
             self.pauses_changed = true;
             tracing::info!(open = self.planner.open_tasks(), "leading");
+            // A log made anew must not be taken for this one by a scheduler that is started again.
+            if std::mem::take(&mut self.unknown) {
+                self.save().await;
+            }
         }
         self.report_ready();
         if !self.leading {
