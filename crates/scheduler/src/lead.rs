@@ -43,6 +43,7 @@ const DEAF_AFTER_MS: u64 = 4_000;
 const TICK: Duration = Duration::from_millis(200);
 
 /// Everything that one scheduler process holds.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub(crate) struct Lead {
     pub(crate) ctx: Context,
     pub(crate) config: Config,
