@@ -1,6 +1,7 @@
 //! The tests of Jetmill as a whole, in one binary: each further one would link everything again.
 
 mod bad_input;
+mod chaos;
 mod doors;
 mod kills;
 mod life;

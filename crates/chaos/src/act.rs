@@ -1,24 +1,24 @@
 //! Does the faults to the cluster. What cannot be done now is tried again a moment later; what cannot
 //! be done here at all says so, and does not count.
 
+mod traffic;
+
 use std::{process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::HeaderMap;
 use bus::Bus;
-use common::{limits, task::TaskSpec};
 use jetmill_sdk::Client;
 use tokio::{process::Command, time::timeout};
 
 use crate::{
     cluster::{Cluster, Role},
     kind::Kind,
-    load::{Door, Item},
+    load::Item,
     observe::{self, Sight},
     plan::{Dice, Fault},
     proxy::{self, Mode},
     storage::Flavour,
-    submit::{self, Memory},
+    submit::Memory,
 };
 
 /// How long a command of the user's may take.
@@ -174,8 +174,10 @@ impl Actor {
     }
 
     /// Ends it. `Later`: what was begun has not happened yet.
-    pub async fn end(&mut self, n: usize, fault: &Fault) -> anyhow::Result<Outcome> {
-        let Some(open) = self.open.remove(&n) else { return Ok(Outcome::Done(String::new())) };
+    pub fn end(&mut self, n: usize, fault: &Fault) -> anyhow::Result<Outcome> {
+        let Some(open) = self.open.remove(&n) else {
+            return Ok(Outcome::NotHere("it had not begun".into()));
+        };
         let mut said = String::new();
         match fault.kind {
             Kind::Redelivery => {
@@ -198,7 +200,7 @@ impl Actor {
                 }
                 said = format!("{doubled} messages came twice");
             }
-            Kind::FullDiskNats => said = self.free_nats().await?,
+            Kind::FullDiskNats => said = self.free_nats()?,
             Kind::FullDiskLedger => {
                 if let Some(disk) = &self.cluster.ledger_disk {
                     disk.free()?;
@@ -316,89 +318,6 @@ impl Actor {
         Outcome::Done(format!("{name}, {}", if cut { "closed" } else { "silent" }))
     }
 
-    /// Publishes messages of the log once more, as they were.
-    async fn publish_again(&mut self, dice: &mut Dice) -> anyhow::Result<Outcome> {
-        let mut messages = observe::look(&self.sight).messages.clone();
-        dice.shuffle(&mut messages);
-        messages.truncate(dice.between(10, 40) as usize);
-        if messages.is_empty() {
-            return Ok(Outcome::Later);
-        }
-        let mut stored = 0;
-        for message in messages {
-            let mut headers = HeaderMap::new();
-            if let Some(kind) = &message.content_type {
-                headers.insert("Content-Type", kind.as_str());
-            }
-            let sent = async {
-                let jetstream = self.bus.jetstream();
-                let ack = jetstream.publish_with_headers(message.subject, headers, message.payload);
-                anyhow::Ok(ack.await?.await?)
-            };
-            match timeout(ANSWER_WITHIN, sent).await {
-                Ok(Ok(_)) => stored += 1,
-                Ok(Err(_)) | Err(_) => break,
-            }
-        }
-        Ok(if stored == 0 { Outcome::Later } else { Outcome::Done(format!("{stored} messages")) })
-    }
-
-    /// Tells nats-server that the newest deliveries failed, so that others get them.
-    async fn deliver_again(&mut self, open: &mut Open) -> anyhow::Result<Outcome> {
-        let newest = |member: &crate::cluster::Member| {
-            let deliveries = member.proxy.deliveries();
-            deliveries.into_iter().rev().take(TWICE as usize).collect::<Vec<_>>()
-        };
-        let replies: Vec<_> = self.cluster.members.values().flat_map(newest).collect();
-        for reply in replies {
-            if let Some((_, place)) = proxy::delivery(&reply) {
-                open.again.push(place);
-            }
-            self.bus.client().publish(reply, "-NAK".into()).await?;
-        }
-        if open.again.is_empty() {
-            return Ok(Outcome::Later);
-        }
-        Ok(Outcome::Done(format!("{} messages refused", open.again.len())))
-    }
-
-    fn doubled(&self) -> u32 {
-        self.cluster.members.values().map(|member| member.proxy.doubled()).sum()
-    }
-
-    fn deliver_twice(&mut self, dice: &mut Dice, open: &mut Open) -> Outcome {
-        open.doubled = self.doubled();
-        let Some(name) = self.any(Role::Worker, dice) else { return Outcome::Later };
-        if let Some(member) = self.cluster.members.get(&name) {
-            member.proxy.deliver_twice(TWICE);
-        }
-        Outcome::Done(name)
-    }
-
-    /// Submits tasks that were accepted once more: they must be the same tasks.
-    async fn submit_again(&mut self, dice: &mut Dice) -> Outcome {
-        let known: Vec<usize> = submit::memory(&self.accepted).ids.keys().copied().collect();
-        let is_keyed = |n: &usize| self.items.get(*n).is_some_and(|i| i.door == Door::Keyed);
-        let mut known: Vec<_> = known.into_iter().filter(is_keyed).collect();
-        known.sort_unstable();
-        dice.shuffle(&mut known);
-        known.truncate(10);
-        let mut again = 0;
-        for n in known {
-            let Some(item) = self.items.get(n) else { continue };
-            let Ok(spec) = TaskSpec::parse(item.spec.clone()) else { continue };
-            match timeout(ANSWER_WITHIN, self.client.submit(spec)).await {
-                Ok(Ok(answer)) if answer.existing && answer.task_id == item.spec.task_id => again += 1,
-                Ok(Ok(answer)) => self.broken.push(format!(
-                    "submitted again, task {} became {} (existing: {})",
-                    item.spec.task_id, answer.task_id, answer.existing
-                )),
-                Ok(Err(_)) | Err(_) => break,
-            }
-        }
-        if again == 0 { Outcome::Later } else { Outcome::Done(format!("{again} submissions")) }
-    }
-
     /// Copies the ledger, which comes back at the end of the fault.
     fn copy_ledger(&mut self) -> anyhow::Result<Outcome> {
         let Some(storage) = self.cluster.storage.as_mut() else { return Ok(Outcome::Later) };
@@ -412,7 +331,7 @@ impl Actor {
     }
 
     /// Gives the room back. nats-server does not use it again by itself when it gave up.
-    async fn free_nats(&mut self) -> anyhow::Result<String> {
+    fn free_nats(&mut self) -> anyhow::Result<String> {
         if let Some(disk) = &self.cluster.nats_disk {
             disk.free()?;
         }
@@ -446,7 +365,4 @@ impl Actor {
         self.open.clear();
         self.cluster.heal()
     }
-
-    /// How long a worker may be silent before it is given up.
-    pub const GIVEN_UP_AFTER: Duration = limits::WORKER_LOST_AFTER;
 }

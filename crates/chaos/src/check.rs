@@ -8,8 +8,7 @@ use async_nats::jetstream::stream::DirectGetErrorKind;
 use bus::{Bus, Cursor, Reader, streams};
 use common::{
     event::{Event, Kind, TaskEvent},
-    lifecycle,
-    pb, subject,
+    lifecycle, pb, subject,
 };
 use jetmill_sdk::Client;
 

@@ -1,6 +1,8 @@
 //! A cluster of our own: every part a process of its own, each behind a proxy of its own, all of
 //! them ended with us. Whoever ends by himself is started again, as a service manager would.
 
+mod ask;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::File,
@@ -10,7 +12,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use launch::{NatsServer, eventually, postgres, process::{self, Stray}};
+use launch::{
+    NatsServer, postgres,
+    process::{self, Stray},
+};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -206,8 +211,17 @@ impl Cluster {
         let slots = SLOTS.to_string();
         // Other runs may go on at the same cluster.
         let own = format!("{}-{name}", self.plan.run);
-        let args =
-            ["chaos-worker", "--journal", &journal, "--queue", QUEUE, "--slots", &slots, "--name", &own];
+        let args = [
+            "chaos-worker",
+            "--journal",
+            &journal,
+            "--queue",
+            QUEUE,
+            "--slots",
+            &slots,
+            "--name",
+            &own,
+        ];
         self.add(name, Role::Worker, &args).await
     }
 
@@ -216,7 +230,9 @@ impl Cluster {
         let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         if role != Role::Worker {
             let any = "127.0.0.1:0";
-            args.extend(["--name", name, "--http-addr", any, "--grpc-addr", any].map(str::to_owned));
+            args.extend(
+                ["--name", name, "--http-addr", any, "--grpc-addr", any].map(str::to_owned),
+            );
         }
         let member = Member {
             role,
@@ -271,7 +287,8 @@ impl Cluster {
         if let Some(credentials) = &self.plan.credentials {
             command.env("JETMILL_NATS_CREDS", credentials);
         }
-        member.child = Some(process::spawn(command).with_context(|| format!("failed to start {name}"))?);
+        member.child =
+            Some(process::spawn(command).with_context(|| format!("failed to start {name}"))?);
         (member.ended, member.stopped) = (None, false);
         Ok(())
     }
@@ -365,40 +382,7 @@ impl Cluster {
     /// The names of the members of a role that run.
     pub fn running(&mut self, role: Role) -> Vec<String> {
         let of_role = self.members.iter_mut().filter(|(_, member)| member.role == role);
-        of_role
-            .filter_map(|(name, m)| (m.is_alive() && !m.stopped).then(|| name.clone()))
-            .collect()
-    }
-
-    /// Waits until a process has ended by itself.
-    pub async fn wait_end(&mut self, name: &str, within: Duration) -> anyhow::Result<std::process::ExitStatus> {
-        let member = self.members.get_mut(name).with_context(|| format!("there is no {name}"))?;
-        let child = member.child.as_mut().with_context(|| format!("{name} does not run"))?;
-        eventually(&format!("the end of {name}"), within, async || child.try_wait().ok().flatten()).await
-    }
-
-    /// What a process said.
-    pub fn said(&self, name: &str) -> String {
-        let log = self.members.get(name).map(|member| member.log.clone()).unwrap_or_default();
-        String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
-    }
-
-    /// Where a service answers probes, as it said when it began to serve.
-    pub fn probes(&self, name: &str) -> Option<String> {
-        let said = self.said(name);
-        let (_, address) = said.rsplit_once("http=Some(")?;
-        Some(address.split(')').next()?.to_owned())
-    }
-
-    /// The folder of the run, with the logs of all processes.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Keeps the folder, for whoever looks for the reason of a failure.
-    pub fn keep_folder(&mut self) -> PathBuf {
-        self.folder.disable_cleanup(true);
-        self.folder.path().to_owned()
+        of_role.filter_map(|(name, m)| (m.is_alive() && !m.stopped).then(|| name.clone())).collect()
     }
 }
 

@@ -13,7 +13,8 @@ use std::{
 use anyhow::Context as _;
 
 /// Mounts, says so, and waits for the end of whoever started it.
-const HOLD: &str = r#"mount -t tmpfs -o "size=$1m,mode=0700" tmpfs "$2" && echo ready && read -r _"#;
+const HOLD: &str =
+    r#"mount -t tmpfs -o "size=$1m,mode=0700" tmpfs "$2" && echo ready && read -r _"#;
 
 /// A disk; it is gone with its drop.
 #[derive(Debug)]
@@ -53,7 +54,9 @@ impl Disk {
     /// links by itself, and would leave `/proc` again.
     pub fn enter(&self) -> Vec<OsString> {
         let holder = self.holder.id().to_string();
-        ["nsenter", "-t", &holder, "-U", "-m", "--preserve-credentials", "--"].map(Into::into).into()
+        ["nsenter", "-t", &holder, "-U", "-m", "--preserve-credentials", "--"]
+            .map(Into::into)
+            .into()
     }
 
     /// Fills it to the last byte.

@@ -1,19 +1,20 @@
 //! One run: the load, the faults in their time, the rest, the verdict.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+mod rest;
 
-use anyhow::{Context as _, bail};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
 use bus::{ConnectOptions, Cursor, streams};
-use common::{pb, time::{Clock as _, Timestamp}};
+use common::{
+    pb,
+    time::{Clock as _, Timestamp},
+};
 use jetmill_sdk::{Client, SystemClock};
 use launch::eventually;
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use crate::{
@@ -21,17 +22,15 @@ use crate::{
     cluster::{self, Cluster},
     kind::Kind,
     load::{self, Own, QUEUE},
-    observe, plan::{self, Fault, Step},
+    observe,
+    plan::{self, Fault, Step},
     report::{Happened, Report},
     scenario,
     storage::Flavour,
-    submit,
-    verdict,
+    submit, verdict,
 };
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How long everything may take to end after the last fault.
-const REST_WITHIN: Duration = Duration::from_secs(150);
 /// What cannot be done now is tried again after this, and given up after that.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
@@ -183,7 +182,8 @@ impl Run {
         let client = Client::new(self.actor.bus.clone());
         let (items, seen) = (self.actor.items.clone(), self.actor.accepted.clone());
         self.helpers.spawn(submit::run(client, items, self.options.time, seen));
-        let cancels = cancel(self.actor.client.clone(), self.actor.items.clone(), self.options.time);
+        let cancels =
+            cancel(self.actor.client.clone(), self.actor.items.clone(), self.options.time);
         self.helpers.spawn(cancels);
         self.faults(say).await?;
         self.actor.heal()?;
@@ -202,8 +202,10 @@ impl Run {
         kinds.extend((0..self.options.customs.len() as u16).map(Kind::Custom));
         let faults = plan::draw(self.options.seed, &kinds, self.options.rounds, self.options.time);
         let begun = Instant::now();
-        let mut steps: Vec<_> =
-            plan::steps(&faults).into_iter().map(|(at, step)| (begun + at, begun + at, step)).collect();
+        let mut steps: Vec<_> = plan::steps(&faults)
+            .into_iter()
+            .map(|(at, step)| (begun + at, begun + at, step))
+            .collect();
         let mut records: Vec<Option<Record>> = vec![None; faults.len()];
         while !steps.is_empty() {
             steps.sort_by_key(|(at, ..)| *at);
@@ -227,20 +229,14 @@ impl Run {
                 continue;
             }
             let now = SystemClock.now();
-            let outcome = if begins {
-                self.actor.begin(n, fault).await
-            } else {
-                self.actor.end(n, fault).await
-            };
+            let outcome =
+                if begins { self.actor.begin(n, fault).await } else { self.actor.end(n, fault) };
             let outcome = outcome.with_context(|| format!("the test failed at {}", fault.kind))?;
             match outcome {
                 Outcome::Later if planned.elapsed() < GIVE_UP_AFTER => {
-                    // A redelivery that did not come is begun anew.
+                    // A redelivery that did not come is begun anew; its end follows from that.
                     let again = if fault.kind == Kind::Redelivery { Step::Begin(n) } else { step };
                     steps.push((Instant::now() + AGAIN_AFTER, planned, again));
-                    if again != step {
-                        steps.push((Instant::now() + AGAIN_AFTER * 3, planned, step));
-                    }
                 }
                 Outcome::Later => self.not_done(fault, "there was no moment for it"),
                 Outcome::NotHere(why) => self.not_done(fault, &why),
@@ -251,13 +247,13 @@ impl Run {
                         *record = Some(Record { fault: *fault, begun: now, over: None });
                     }
                     if fault.lasts.is_zero() {
-                        self.done(fault, String::new());
+                        self.done(fault, "");
                     } else {
                         // It lasts as long as planned, however late it began.
                         let end = Instant::now() + fault.lasts;
-                        for (at, planned, _) in steps.iter_mut().filter(|(.., s)| *s == Step::End(n)) {
-                            (*at, *planned) = (end, end);
-                        }
+                        let patience = if fault.kind == Kind::Redelivery { planned } else { end };
+                        steps.retain(|(.., other)| *other != Step::End(n));
+                        steps.push((end, patience, Step::End(n)));
                     }
                 }
                 Outcome::Done(what) => {
@@ -266,7 +262,7 @@ impl Run {
                         record.over = Some(SystemClock.now());
                     }
                     if !fault.lasts.is_zero() {
-                        self.done(fault, what);
+                        self.done(fault, &what);
                     }
                 }
             }
@@ -282,7 +278,7 @@ impl Run {
         }
     }
 
-    fn done(&mut self, fault: &Fault, seen: String) {
+    fn done(&mut self, fault: &Fault, seen: &str) {
         let custom = self.custom_name(fault.kind);
         let line = self.report.line(fault.kind, custom.as_deref());
         line.done += 1;
@@ -300,65 +296,6 @@ impl Run {
         self.happened(format!("{} was not done: {why}", fault.kind));
     }
 
-    /// Waits until everything has ended, and nothing is left anywhere.
-    async fn rest(&mut self, say: &(dyn Fn(&str) + Sync)) -> anyhow::Result<()> {
-        let until = Instant::now() + REST_WITHIN;
-        loop {
-            self.actor.cluster.look_after()?;
-            let (done, ids) = {
-                let accepted = submit::memory(&self.actor.accepted);
-                let ids = accepted.ids.values().flatten().cloned().collect::<Vec<_>>();
-                (accepted.done >= self.actor.items.len(), ids)
-            };
-            let open: Vec<_> = {
-                let seen = observe::look(&self.actor.sight);
-                let over = |id: &&String| {
-                    seen.states.get(*id).is_some_and(|state| state.phase.is_terminal())
-                };
-                let open = ids.iter().filter(|id| !over(id)).cloned();
-                let unasked = seen.states.iter().filter(|(_, s)| !s.phase.is_terminal());
-                open.chain(unasked.map(|(id, _)| id.clone())).collect()
-            };
-            if done && open.is_empty() {
-                break;
-            }
-            if Instant::now() > until {
-                let accepted = submit::memory(&self.actor.accepted).done;
-                let (all, why) = (self.actor.items.len(), self.why(&open).await);
-                bail!(
-                    "after {REST_WITHIN:?} {accepted} of {all} tasks are accepted and {} have not ended: {why}",
-                    open.len()
-                );
-            }
-            sleep(LOOK_EVERY).await;
-        }
-        say(&format!("{}: every task has ended", self.name));
-        self.happened("every task has ended".into());
-        let own = matches!(self.options.target, Target::Own(_));
-        let bus = self.actor.bus.clone();
-        let mut left = Vec::new();
-        let empty = eventually("an empty work queue", Duration::from_secs(75), async || {
-            left = crate::check::work_queue(&bus, own).await.ok()?;
-            left.is_empty().then_some(())
-        });
-        empty.await.with_context(|| format!("in the work queue: {left:?}"))?;
-        self.happened("the work queue is empty".into());
-        Ok(())
-    }
-
-    async fn why(&self, open: &[String]) -> String {
-        let mut told = Vec::new();
-        for id in open.iter().take(5) {
-            let request = pb::WhyRequest { tenant: String::new(), task_id: id.clone() };
-            let answer = self.actor.client.why(&request).await;
-            told.push(match answer {
-                Ok(why) => format!("{id}: {:?}", why.reasons),
-                Err(error) => format!("{id}: {error}"),
-            });
-        }
-        told.join("; ")
-    }
-
     /// What ends the cluster's life comes after the verdict.
     async fn last_faults(&mut self, say: &(dyn Fn(&str) + Sync)) -> anyhow::Result<()> {
         let kinds = self.options.kinds.clone();
@@ -368,7 +305,9 @@ impl Run {
             }
             say(&format!("{}: {kind}", self.name));
             let refused = match kind {
-                Kind::StreamRecreated => Box::pin(scenario::stream_recreated(&mut self.actor)).await,
+                Kind::StreamRecreated => {
+                    Box::pin(scenario::stream_recreated(&mut self.actor)).await
+                }
                 _ => Box::pin(scenario::ledger_behind_log(&mut self.actor)).await,
             };
             match refused {
@@ -378,7 +317,11 @@ impl Run {
                     line.done += 1;
                     *line.seen.entry(seen).or_default() += 1;
                 }
-                Err(error) => self.report.problems.push(format!("{kind}: {error:#}")),
+                Err(error) => {
+                    // The cluster is in no state for anything else.
+                    self.report.problems.push(format!("{kind}: {error:#}"));
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -67,6 +67,7 @@ pub fn read(path: &Path) -> HashMap<String, BTreeMap<u32, Runs>> {
 /// Why user work ran more often than its outcome needed: how often, by reason.
 ///
 /// `lost` has the reason that the log gives for the end of an attempt that counted for nothing.
+#[expect(clippy::implicit_hasher, reason = "nobody has another one")]
 pub fn repeats(
     runs: &HashMap<String, BTreeMap<u32, Runs>>,
     lost: &HashMap<(String, u32), String>,
@@ -82,7 +83,9 @@ pub fn repeats(
         for (attempt, runs) in attempts {
             count("delivered twice without a mark".into(), runs.starts.saturating_sub(1));
             let again = later.range(attempt + 1..).next().is_some();
-            let Some(reason) = lost.get(&(task.clone(), *attempt)).filter(|_| again) else { continue };
+            let Some(reason) = lost.get(&(task.clone(), *attempt)).filter(|_| again) else {
+                continue;
+            };
             let when = if runs.ends > 0 { "after its end" } else { "in the middle" };
             count(format!("lost {when}: {reason}"), 1);
         }

@@ -61,8 +61,15 @@ impl Life {
     /// Its history, for people.
     pub fn story(&self) -> String {
         let line = |e: &Entry| {
-            let ignored = if e.ignored.is_empty() { String::new() } else { format!(" [ignored: {}]", e.ignored) };
-            format!("    {:>6}.{} {} {} attempt {} {}{ignored}\n", e.place.0, e.place.1, e.at, e.kind, e.attempt, e.note)
+            let ignored = if e.ignored.is_empty() {
+                String::new()
+            } else {
+                format!(" [ignored: {}]", e.ignored)
+            };
+            format!(
+                "    {:>6}.{} {} {} attempt {} {}{ignored}\n",
+                e.place.0, e.place.1, e.at, e.kind, e.attempt, e.note
+            )
         };
         self.entries.iter().map(line).collect()
     }
@@ -172,7 +179,8 @@ impl Judge<'_> {
             return self.say(id, "the log knows it from reports only");
         };
         let over = |e: &&Entry| {
-            e.ignored.is_empty() && ["completed", "failed", "cancelled", "skipped"].contains(&e.kind)
+            e.ignored.is_empty()
+                && ["completed", "failed", "cancelled", "skipped"].contains(&e.kind)
         };
         let ends = life.entries.iter().filter(over).count();
         if ends != 1 || !state.phase.is_terminal() {
@@ -181,11 +189,14 @@ impl Judge<'_> {
         let Some(item) = life.item.and_then(|n| self.items.get(n)) else { return };
         let allowed = self.allowed(item, state);
         if !allowed.contains(&state.phase) {
-            self.say(id, format!("it ended {:?}, and may have ended {allowed:?} only", state.phase));
+            self.say(
+                id,
+                format!("it ended {:?}, and may have ended {allowed:?} only", state.phase),
+            );
         }
         let tries = match (item.own, state.phase) {
-            (Own::Completes(errors), Phase::Completed) => Some(errors),
-            (Own::Fails(errors), Phase::Failed(Cause::Error)) => Some(errors),
+            (Own::Completes(errors), Phase::Completed)
+            | (Own::Fails(errors), Phase::Failed(Cause::Error)) => Some(errors),
             (Own::TimesOut, Phase::Failed(Cause::Timeout)) => Some(1),
             _ => None,
         };
@@ -225,7 +236,8 @@ impl Judge<'_> {
 
     /// No attempt before its time: after the ends of all dependencies, after the delay.
     fn in_order(&mut self, id: &str, life: &Life) {
-        let Some(first) = life.entries.iter().find(|e| e.ignored.is_empty() && e.attempt > 0) else {
+        let Some(first) = life.entries.iter().find(|e| e.ignored.is_empty() && e.attempt > 0)
+        else {
             return;
         };
         for edge in &life.spec.depends_on {
@@ -234,7 +246,7 @@ impl Judge<'_> {
                 self.say(id, format!("it ran before {} ended", edge.task_id));
             }
         }
-        let delay = life.spec.delay.and_then(|delay| delay.to_std());
+        let delay = life.spec.delay.and_then(common::wire::time::Duration::to_std);
         let created = life.entries.first().map(|e| e.at).unwrap_or_default();
         if let Some(delay) = delay
             && first.at < created.after(delay)
@@ -282,7 +294,8 @@ impl Judge<'_> {
             }
         }
         for ((id, attempt), listed) in latest {
-            let Some(end) = self.evidence.lives.get(id).and_then(Life::end).map(|end| end.at) else {
+            let Some(end) = self.evidence.lives.get(id).and_then(Life::end).map(|end| end.at)
+            else {
                 continue;
             };
             let disturbed = self.evidence.windows.iter();
@@ -294,106 +307,14 @@ impl Judge<'_> {
             if listed.at > until.max(end).after(limits::HEARTBEAT_EVERY + LATE_MAX) {
                 let late = listed.at.since(end);
                 let worker = &listed.worker;
-                self.say(id, format!("{worker} still ran attempt {attempt} {late:?} after its end"));
+                self.say(
+                    id,
+                    format!("{worker} still ran attempt {attempt} {late:?} after its end"),
+                );
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::load;
-
-    const FIRST: &str = "run-0";
-
-    fn at(millis: i64) -> Timestamp {
-        Timestamp::from_micros(millis * 1_000)
-    }
-
-    fn entry(sequence: u64, kind: &'static str, attempt: u32) -> Entry {
-        let at = at(sequence as i64 * 1_000);
-        Entry { place: (sequence, 0), at, kind, attempt, ignored: "", note: String::new() }
-    }
-
-    /// A load of one task that completed, and all evidence for it.
-    fn right() -> (Vec<Item>, Evidence) {
-        let mix = load::Mix { seed: 1, tasks: 200, run: "run".into(), shell_journal: None };
-        let items = load::draw(mix);
-        let single = items.into_iter().find(|i| i.own == Own::Completes(0) && i.spec.depends_on.is_empty());
-        let mut item = single.expect("one");
-        (item.door, item.spec.task_id, item.spec.delay) = (Door::Keyed, FIRST.into(), None);
-        let state = State { phase: Phase::Completed, ended: 1, ..State::created(false) };
-        let entries = vec![entry(1, "created", 0), entry(2, "completed", 1)];
-        let life = Life { spec: item.spec.clone(), item: Some(0), entries, state: Some(state) };
-        let row = pb::Task {
-            state: pb::TaskState::Completed.into(),
-            attempts: 1,
-            ..pb::Task::default()
-        };
-        let evidence = Evidence {
-            lives: BTreeMap::from([(FIRST.into(), life)]),
-            rows: HashMap::from([(FIRST.into(), row)]),
-            accepted: HashMap::from([(0, vec![FIRST.into()])]),
-            ..Evidence::default()
-        };
-        (vec![item], evidence)
-    }
-
-    #[track_caller]
-    fn finds(what: &str, change: impl FnOnce(&mut Evidence)) {
-        let (items, mut evidence) = right();
-        change(&mut evidence);
-        let problems = judge(&items, &evidence);
-        assert!(problems.iter().any(|p| p.what.contains(what)), "{what}: {problems:?}");
-    }
-
-    fn life(evidence: &mut Evidence) -> &mut Life {
-        evidence.lives.get_mut(FIRST).expect("the task")
-    }
-
-    #[test]
-    fn what_is_right_is_no_problem() {
-        let (items, evidence) = right();
-        assert_eq!(judge(&items, &evidence), []);
-    }
-
-    #[test]
-    fn each_lie_is_found() {
-        finds("the log does not have it", |e| e.lives.clear());
-        finds("nobody submitted it", |e| life(e).item = None);
-        finds("neither accepted", |e| e.accepted.clear());
-        finds("2 ends", |e| life(e).entries.push(entry(3, "failed", 1)));
-        finds("0 ends", |e| life(e).entries.truncate(1));
-        finds("may have ended", |e| {
-            let failed = Phase::Failed(Cause::Lost);
-            life(e).state = life(e).state.map(|s| State { phase: failed, ..s });
-        });
-        finds("errors count", |e| {
-            life(e).state = life(e).state.map(|s| State { tries: 1, ..s });
-        });
-        finds("the ledger does not have it", |e| e.rows.clear());
-        finds("the log says", |e| {
-            e.rows.values_mut().for_each(|row| row.attempts = 2);
-        });
-        finds("DEAD has 1", |e| {
-            e.letters.insert(FIRST.into(), 1);
-        });
-        finds("in the work queue", |e| e.left_over.push("x".into()));
-        finds("it ran before", |e| {
-            life(e).spec.depends_on =
-                vec![pb::Dependency { task_id: "other".into(), on: On::End.into() }];
-        });
-        finds("before its delay", |e| life(e).spec.delay = Some(Duration::from_secs(9).into()));
-    }
-
-    #[test]
-    fn what_still_runs_is_found_unless_the_cluster_was_disturbed() {
-        let listed = |at| Listed { at, worker: "w".into(), task: FIRST.into(), attempt: 1 };
-        finds("still ran", |e| e.listed.push(listed(at(5_000))));
-        let (items, mut evidence) = right();
-        evidence.listed.extend([listed(at(4_000)), listed(at(9_000))]);
-        evidence.windows.push((at(1_000), at(8_000)));
-        assert_eq!(judge(&items, &evidence), []);
-    }
-}
+mod tests;

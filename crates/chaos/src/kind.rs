@@ -134,9 +134,9 @@ impl Kind {
             Self::Delay => (2_000, 6_000),
             Self::FullDiskNats | Self::FullDiskLedger => (2_000, 4_000),
             Self::LedgerRestored => (4_000, 8_000),
+            // Until it is seen to have happened.
+            Self::Redelivery | Self::DuplicateDelivery => (800, 1_500),
             Self::DuplicateEvents
-            | Self::Redelivery
-            | Self::DuplicateDelivery
             | Self::RepeatSubmission
             | Self::LedgerBehindLog
             | Self::StreamRecreated

@@ -240,7 +240,10 @@ impl Builder {
             )
         };
         let script = format!("{}\n{work}\n{}", note("start"), note("end"));
-        let env = BTreeMap::from([(JOURNAL.to_owned(), journal), (MARK.to_owned(), self.mix.run.clone())]);
+        let env = BTreeMap::from([
+            (JOURNAL.to_owned(), journal),
+            (MARK.to_owned(), self.mix.run.clone()),
+        ]);
         let shell = pb::Shell { script, env: env.into_iter().collect(), ..pb::Shell::default() };
         let n = self.single(Does::default(), Own::Completes(0));
         self.change(n, |spec| {

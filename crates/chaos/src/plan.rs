@@ -12,12 +12,12 @@ impl Dice {
     /// The dice of a seed; each use of a seed has a number of its own.
     pub fn new(seed: u64, use_of_it: u64) -> Self {
         let mut dice = Self(seed ^ use_of_it.wrapping_mul(0xA076_1D64_78BD_642F));
-        dice.next();
+        dice.roll();
         dice
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -27,7 +27,7 @@ impl Dice {
 
     /// A number below `end`; 0 when that is 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        if end == 0 { 0 } else { self.next() % end }
+        if end == 0 { 0 } else { self.roll() % end }
     }
 
     /// A number from `low` to `high`.
@@ -82,7 +82,7 @@ pub fn draw(seed: u64, kinds: &[Kind], rounds: u32, time: Duration) -> Vec<Fault
             kind,
             at: Duration::from_millis(at),
             lasts: Duration::from_millis(dice.between(low, high)),
-            pick: dice.next(),
+            pick: dice.roll(),
         });
     }
     faults

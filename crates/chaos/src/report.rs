@@ -90,7 +90,11 @@ impl Report {
         let _ = writeln!(
             out,
             "seed {}, ledger {}: {} tasks in {:.0} s ({})",
-            self.seed, self.ledger, self.accepted, self.seconds, ended.join(", ")
+            self.seed,
+            self.ledger,
+            self.accepted,
+            self.seconds,
+            ended.join(", ")
         );
         let _ = writeln!(out, "\n{:<22}{:>5}{:>6}{:>9}  SEEN", "FAULT", "DONE", "LOST", "QUIET");
         for (name, line) in &self.faults {
@@ -108,7 +112,11 @@ impl Report {
             let _ = writeln!(out, "  {times} events changed nothing: {why}");
         }
         if self.dead_of_losses > 0 {
-            let _ = writeln!(out, "  {} tasks were lost too often and wait in DEAD", self.dead_of_losses);
+            let _ = writeln!(
+                out,
+                "  {} tasks were lost too often and wait in DEAD",
+                self.dead_of_losses
+            );
         }
         if !self.ended_by_themselves.is_empty() {
             let count = self.ended_by_themselves.len();
@@ -118,7 +126,12 @@ impl Report {
             let _ = writeln!(out, "\neverything held");
             return text;
         }
-        let _ = writeln!(out, "\nNOT HELD, {} problems; again with: {}", self.problems.len(), self.replay);
+        let _ = writeln!(
+            out,
+            "\nNOT HELD, {} problems; again with: {}",
+            self.problems.len(),
+            self.replay
+        );
         for Happened { at, what } in &self.timeline {
             let _ = writeln!(out, "  {at:>7.2} s  {what}");
         }
@@ -188,7 +201,8 @@ impl Summary {
 
     /// For people.
     pub fn text(&self) -> String {
-        let mut text = format!("{} seeds, {} tasks, {:.0} s\n", self.seeds, self.tasks, self.seconds);
+        let mut text =
+            format!("{} seeds, {} tasks, {:.0} s\n", self.seeds, self.tasks, self.seconds);
         let out = &mut text;
         for (name, done) in &self.faults {
             let lost = self.lost.get(name).copied().unwrap_or_default();

@@ -61,7 +61,10 @@ async fn fresh_start(actor: &mut Actor) -> anyhow::Result<()> {
     }
     actor.cluster.storage.as_mut().context("there is no ledger")?.empty()?;
     let jetstream = actor.bus.jetstream();
-    jetstream.delete_object_store(subject::SNAPSHOTS).await.context("failed to delete snapshots")?;
+    jetstream
+        .delete_object_store(subject::SNAPSHOTS)
+        .await
+        .context("failed to delete snapshots")?;
     for name in &names {
         actor.cluster.launch(name)?;
     }
@@ -112,7 +115,10 @@ async fn refuses(actor: &mut Actor, name: &str) -> anyhow::Result<String> {
         bail!("{name} ended as if all was well: {tail}");
     }
     let instructs = ["restore the log", "restore an older log", "move the state away"];
-    ensure!(instructs.iter().any(|words| tail.contains(words)), "{name} does not say what to do: {tail}");
+    ensure!(
+        instructs.iter().any(|words| tail.contains(words)),
+        "{name} does not say what to do: {tail}"
+    );
     Ok(format!("{name} stopped"))
 }
 
@@ -120,7 +126,9 @@ async fn refuses(actor: &mut Actor, name: &str) -> anyhow::Result<String> {
 async fn readiness(address: &str) -> anyhow::Result<String> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         anyhow::Ok(answer)

@@ -53,7 +53,12 @@ pub struct Storage {
 impl Storage {
     /// Makes an empty ledger with its files in `data`, which the registry has at `seen`, and
     /// what else it needs in `folder`.
-    pub fn start(flavour: Flavour, data: &Path, seen: &Path, folder: &Path) -> anyhow::Result<Self> {
+    pub fn start(
+        flavour: Flavour,
+        data: &Path,
+        seen: &Path,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         let programs = match flavour {
             Flavour::Sqlite => PathBuf::new(),
             Flavour::Postgres => postgres::programs()?,
@@ -104,9 +109,7 @@ impl Storage {
     fn stop(&mut self) -> anyhow::Result<()> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
         process::signal(&server, Signal::INT)?;
-        wait_for("the end of PostgreSQL", START_WITHIN, || {
-            Ok(server.try_wait()?)
-        })?;
+        wait_for("the end of PostgreSQL", START_WITHIN, || Ok(server.try_wait()?))?;
         Ok(())
     }
 
@@ -230,7 +233,12 @@ impl Drop for Storage {
             let _ = process::signal(server, Signal::QUIT);
         }
         if let Some(mut server) = self.server.take() {
-            let ended = wait_for("the end of PostgreSQL", Duration::from_secs(5), || Ok(server.try_wait()?));
+            let ended =
+                wait_for(
+                    "the end of PostgreSQL",
+                    Duration::from_secs(5),
+                    || Ok(server.try_wait()?),
+                );
             if ended.is_err() {
                 let _ = server.kill();
                 let _ = server.wait();

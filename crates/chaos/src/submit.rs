@@ -79,10 +79,13 @@ pub async fn submit(
         let fits = |n: &usize| items.get(*n).is_some_and(|item| item.door == door);
         places.iter().copied().filter(fits).collect::<Vec<_>>()
     };
-    let each: Vec<_> =
-        of(Door::Keyed).into_iter().map(|n| one(client, items, n, seen)).collect();
+    let each: Vec<_> = of(Door::Keyed).into_iter().map(|n| one(client, items, n, seen)).collect();
     let keyed = stream::iter(each).buffer_unordered(AT_ONCE).collect::<Vec<()>>();
-    tokio::join!(keyed, fresh(client, items, of(Door::Fresh), seen), bundled(publisher, items, of(Door::Bundled), seen));
+    tokio::join!(
+        keyed,
+        fresh(client, items, of(Door::Fresh), seen),
+        bundled(publisher, items, of(Door::Bundled), seen)
+    );
 }
 
 fn spec(items: &[Item], n: usize) -> Option<TaskSpec> {
@@ -122,12 +125,11 @@ async fn fresh(client: &Client, items: &[Item], mut left: Vec<usize>, seen: &Mem
         let answers = client.submit_all(specs).await;
         let mut again = Vec::new();
         for (n, answer) in left.into_iter().zip(answers) {
-            match answer {
-                Ok(submission) => accepted(seen, n, &submission),
-                Err(_) => {
-                    *memory(seen).unsure.entry(n).or_default() += 1;
-                    again.push(n);
-                }
+            if let Ok(submission) = answer {
+                accepted(seen, n, &submission);
+            } else {
+                *memory(seen).unsure.entry(n).or_default() += 1;
+                again.push(n);
             }
         }
         left = again;

@@ -26,10 +26,7 @@ const QUIET_FOR: Duration = Duration::from_secs(3);
 const AFTERMATH: Duration = Duration::from_secs(15);
 
 /// Judges the run, and puts everything into its report.
-pub(crate) async fn reach(
-    run: &mut Run,
-    rested: anyhow::Result<()>,
-) -> anyhow::Result<()> {
+pub(crate) async fn reach(run: &mut Run, rested: anyhow::Result<()>) -> anyhow::Result<()> {
     if let Err(error) = rested {
         run.report.problems.push(format!("{error:#}"));
     }
@@ -45,7 +42,8 @@ pub(crate) async fn reach(
     }
     sleep(QUIET_FOR).await;
     let (bus, client) = (run.actor.bus.clone(), run.actor.client.clone());
-    let (lives, last) = check::log(&bus, run.from, &run.name).await.context("failed to read the log")?;
+    let (lives, last) =
+        check::log(&bus, run.from, &run.name).await.context("failed to read the log")?;
     let name = run.name.clone();
     let cluster = &mut run.actor.cluster;
     let rows = eventually("the ledger to agree to answer", ANSWER_WITHIN, async || {
@@ -118,11 +116,14 @@ fn traces(run: &mut Run, lives: &BTreeMap<String, Life>) {
     let mut ends: Vec<Timestamp> = lives.values().filter_map(|l| l.end().map(|e| e.at)).collect();
     ends.sort_unstable();
     let lost = lives.values().flat_map(|life| &life.entries);
-    let lost: Vec<_> = lost.filter(|e| e.ignored.is_empty() && e.kind == "lost").map(|e| e.at).collect();
+    let lost: Vec<_> =
+        lost.filter(|e| e.ignored.is_empty() && e.kind == "lost").map(|e| e.at).collect();
     for record in run.records.clone() {
         let over = record.over.unwrap_or(record.begun).after(AFTERMATH);
         let custom = match record.fault.kind {
-            crate::Kind::Custom(n) => run.options.customs.get(usize::from(n)).map(|c| c.name.clone()),
+            crate::Kind::Custom(n) => {
+                run.options.customs.get(usize::from(n)).map(|c| c.name.clone())
+            }
             _ => None,
         };
         let line = run.report.line(record.fault.kind, custom.as_deref());

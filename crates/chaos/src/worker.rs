@@ -1,11 +1,7 @@
 //! The worker of the load, a process of its own so that it can be killed. It notes each run in the
 //! journal.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bus::ConnectOptions;
@@ -53,7 +49,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         credentials: settings.credentials,
     };
     let bus = bus::connect(&options).await?;
-    let journal = Arc::new(Journal::append(&settings.journal).context("failed to open the journal")?);
+    let journal =
+        Arc::new(Journal::append(&settings.journal).context("failed to open the journal")?);
     let name = settings.name.to_string();
     Worker::builder(bus)
         .name(settings.name)

@@ -73,10 +73,9 @@ enum Ledger {
 impl Ledger {
     fn of(self, seed: u64) -> Flavour {
         match self {
-            Self::Sqlite => Flavour::Sqlite,
             Self::Postgres => Flavour::Postgres,
             Self::Both if seed.is_multiple_of(2) => Flavour::Postgres,
-            Self::Both => Flavour::Sqlite,
+            Self::Sqlite | Self::Both => Flavour::Sqlite,
         }
     }
 }
@@ -162,7 +161,9 @@ pub(crate) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
 /// Nothing is broken of which the user did not hear before.
 fn agree(global: &Global, args: &Args) -> anyhow::Result<()> {
     if args.resume.is_some() || args.seeds > 1 {
-        return Err(bad_input("several seeds are for a cluster of its own").hint("add --own").into());
+        return Err(bad_input("several seeds are for a cluster of its own")
+            .hint("add --own")
+            .into());
     }
     let url = connect::options(global).url;
     let kinds = kinds(args)?;

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use common::id::Tenant;
 
 use crate::{
-    bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor, exit::Exit,
-    list, live, queue, serve, services, show, stats, submit, worker,
+    bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
+    exit::Exit, list, live, queue, serve, services, show, stats, submit, worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.

@@ -10,7 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
-use launch::postgres::{initdb, is_ready, output_of, programs, temporary_folder, unprivileged_prefix};
+use launch::postgres::{
+    initdb, is_ready, output_of, programs, temporary_folder, unprivileged_prefix,
+};
 use launch::{process, wait_for};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -140,4 +142,3 @@ fn template(programs: &Path) -> anyhow::Result<PathBuf> {
 fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     output_of(Command::new("cp").arg("-a").arg(from).arg(to)).map(drop)
 }
-
