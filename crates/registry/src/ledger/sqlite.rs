@@ -9,7 +9,7 @@ use common::{
 };
 use futures::TryStreamExt as _;
 use sqlx::{
-    AssertSqlSafe, QueryBuilder, SqliteConnection, SqlitePool,
+    AssertSqlSafe, Connection as _, QueryBuilder, SqliteConnection, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -115,13 +115,13 @@ impl Ledger for Sqlite {
             let failed = failed("record a batch");
             // There is one writing connection, and between processes the first statement takes the
             // file's write lock: the cursor cannot move until the end.
-            let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
-            if !move_cursor(&mut tx, &batch).await.map_err(&failed)? {
-                return Err(LedgerError::Superseded);
+            let mut connection = self.writer.acquire().await.map_err(&failed)?;
+            let recorded = write(&mut connection, &batch).await;
+            if recorded.is_err() {
+                // A full disk leaves a transaction behind that neither ends nor lets another begin.
+                connection.close_on_drop();
             }
-            write_rows(&mut tx, batch.rows).await.map_err(&failed)?;
-            write_entries(&mut tx, batch.entries).await.map_err(&failed)?;
-            tx.commit().await.map_err(&failed)
+            if recorded.map_err(&failed)? { Ok(()) } else { Err(LedgerError::Superseded) }
         })
     }
 
@@ -214,6 +214,18 @@ impl Ledger for Sqlite {
             Ok(Stats::new(by_state, by_subsystem))
         })
     }
+}
+
+/// Writes a batch; says whether the cursor was where it should be.
+async fn write(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<bool, sqlx::Error> {
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+    if !move_cursor(&mut tx, batch).await? {
+        return Ok(false);
+    }
+    write_rows(&mut tx, batch.rows).await?;
+    write_entries(&mut tx, batch.entries).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
 async fn move_cursor(tx: &mut SqliteConnection, batch: &Batch<'_>) -> Result<bool, sqlx::Error> {
