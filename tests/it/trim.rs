@@ -65,8 +65,7 @@ impl Site {
         let text = "x".repeat(padding);
         for n in from..to {
             let created = json!({ "task_id": format!("e{n}"), "description": text });
-            let acked =
-                self.client.publish("task.created", created.to_string().into()).await;
+            let acked = self.client.publish("task.created", created.to_string().into()).await;
             acked.context("failed to publish")?;
             let ended = json!({ "task_id": format!("e{n}") }).to_string();
             self.client.publish("task.completed", ended.into()).await?;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod change;
+mod chaos;
 mod cli;
 mod completions;
 mod config;

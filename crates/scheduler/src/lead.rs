@@ -76,6 +76,8 @@ pub(crate) struct Lead {
     released: usize,
     /// Nothing is released before, in monotonic milliseconds: the work queue refused something.
     releases_at: u64,
+    /// Whether a snapshot says which log this is.
+    is_known: bool,
 }
 
 /// What became of the messages of one release, and whose they were.
@@ -88,7 +90,7 @@ pub(crate) async fn run(
     publisher: bus::Publisher,
     mut commands: Commands,
 ) -> anyhow::Result<()> {
-    let (planner, mut reader) = begin::planner(&ctx).await?;
+    let (planner, mut reader, is_known) = begin::planner(&ctx).await?;
     let cursor = reader.cursor();
     let mut lead = Lead {
         payloads: Payloads::new(ctx.bus.clone(), reader.stream()),
@@ -112,6 +114,7 @@ pub(crate) async fn run(
         flights: JoinSet::new(),
         released: 0,
         releases_at: 0,
+        is_known,
         config,
         ctx,
     };
@@ -275,6 +278,10 @@ impl Lead {
             self.metrics.leads(true);
             self.pauses_changed = true;
             tracing::info!(open = self.planner.open_tasks(), "leading");
+            // A log made anew must not be taken for this one by a scheduler that is started again.
+            if !std::mem::replace(&mut self.is_known, true) {
+                self.save().await;
+            }
         }
         self.report_ready();
         if !self.office.leads() {

@@ -496,7 +496,10 @@ fn what_a_worker_began_and_does_not_list_any_more_is_lost() {
     world.planner.release(world.now_ms, 16, 10);
     world.say("a", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
     world.beat("w", 4, &[]);
-    assert!(world.planner.take_decisions(9).is_empty(), "its heartbeat may be older than the start");
+    assert!(
+        world.planner.take_decisions(9).is_empty(),
+        "its heartbeat may be older than the start"
+    );
     world.now_ms += 7_000;
     world.beat("w", 4, &[("a", 1)]);
     assert!(world.planner.take_decisions(9).is_empty(), "it lists it");

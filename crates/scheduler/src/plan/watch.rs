@@ -31,12 +31,13 @@ impl Planner {
         }
     }
 
-    /// Tasks whose attempt went out this long ago and was neither begun nor listed by a worker.
+    /// Tasks whose attempt went out this long ago and is not listed by a worker. It may have begun: its
+    /// worker may have been started again under the same name, so that its heartbeat never lapsed.
     pub fn suspects(&self, now_ms: u64, older_ms: u64) -> Vec<(Ticket, TaskKey, u32)> {
         let listed = self.workers.held_keys();
         let quiet = |entry: &super::Entry| {
             matches!(entry.place, Place::Released(at) if now_ms.saturating_sub(at) > older_ms)
-                && entry.state.phase == Phase::Pending
+                && matches!(entry.state.phase, Phase::Pending | Phase::Running)
                 && entry.deciding.is_none()
                 && !listed.contains(&entry.key)
         };
@@ -46,8 +47,11 @@ impl Planner {
 
     /// The attempt is neither in the work queue nor with a worker, and nobody said how it ended.
     pub fn vanished(&mut self, ticket: Ticket, attempt: u32) {
-        let lost =
-            |e: super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
+        let lost = |e: super::Entry| {
+            e.state.attempt() == attempt
+                && matches!(e.state.phase, Phase::Pending | Phase::Running)
+                && !self.is_held(e.key)
+        };
         if self.entry(ticket).is_some_and(|e| lost(e) && matches!(e.place, Place::Released(_))) {
             self.decide(ticket, Decision::Lost);
         }
