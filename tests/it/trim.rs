@@ -1,14 +1,12 @@
 //! The log is kept within its bounds: what is over goes, what is open stays, and near the wall
 //! nothing new is taken.
 
-#![expect(clippy::indexing_slicing, reason = "what JSON does not have is null; the test says so")]
-
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use testkit::{Jetmill, NatsServer, eventually};
+use testkit::{Jetmill, NatsServer, Postgres, eventually};
 
 use crate::support;
 
@@ -17,7 +15,7 @@ const TRIMMED: Duration = Duration::from_secs(60);
 
 struct Site {
     nats: NatsServer,
-    folder: tempfile::TempDir,
+    ledger: String,
     client: async_nats::Client,
     log_bytes_max: &'static str,
 }
@@ -26,15 +24,15 @@ impl Site {
     async fn new(log_bytes_max: &'static str) -> anyhow::Result<Self> {
         let nats = NatsServer::start()?;
         let client = async_nats::connect(nats.url()).await?;
-        Ok(Self { nats, folder: tempfile::tempdir()?, client, log_bytes_max })
+        let ledger = Postgres::shared()?.create_database().await?;
+        Ok(Self { nats, ledger, client, log_bytes_max })
     }
 
     fn start(&self, service: &str, more: &[&str]) -> anyhow::Result<Jetmill> {
         let url = self.nats.url();
-        let ledger = format!("sqlite:{}/ledger.db", self.folder.path().display());
         let mut args = vec!["serve", service, "--nats-url", &url, "--http-addr", "127.0.0.1:0"];
         if service == "registry" {
-            args.extend(["--ledger-url", &ledger]);
+            args.extend(["--ledger-url", &self.ledger]);
         }
         args.extend(more);
         let env = [

@@ -180,6 +180,7 @@ impl Lead {
     async fn lead_or_follow(&mut self, leads: bool) {
         self.metrics.leads(false);
         self.trimmer = trim::Trimmer::default();
+        self.planner.end_cut();
         self.land().await;
         self.doubts.clear();
         self.office.lease(leads, &mut self.planner);

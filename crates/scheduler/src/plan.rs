@@ -189,6 +189,8 @@ pub struct Planner {
     floor: u64,
     /// How the log grew.
     marks: Marks,
+    /// The cut that is being made.
+    cut: Option<carry::Cut>,
     graph: Graph,
     queues: Vec<(QueueName, Queue)>,
     queue_ids: HashMap<QueueName, u32>,

@@ -47,6 +47,14 @@ impl Pass {
     }
 }
 
+/// A cut that is being made: what may have to be carried since it was looked at.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    floor: u64,
+    open: Vec<Ticket>,
+    over: Vec<TaskKey>,
+}
+
 impl Planner {
     /// The first message that the log counts.
     pub fn floor(&self) -> u64 {
@@ -83,6 +91,49 @@ impl Planner {
         });
         pass.over = over.map(|(key, _)| key).collect();
         pass
+    }
+
+    /// Begins to cut the log at `floor`: what has to be carried first. From here on it remembers what
+    /// changes about that, for [`Planner::look_again`].
+    pub fn begin_cut(&mut self, floor: u64) -> Pass {
+        let open = self.entries.iter().filter(|(ticket, e)| self.anchor(*ticket, e) < floor);
+        let open = open.map(|(ticket, _)| ticket).collect();
+        let pass = self.to_carry(floor);
+        self.cut = Some(Cut { floor, open, over: pass.over.clone() });
+        pass
+    }
+
+    /// What is left to be carried of the cut that was begun. It looks only at what was left before
+    /// and at what came since: on a busy log there is little time before something comes again.
+    pub fn look_again(&mut self) -> Pass {
+        let Some(Cut { floor, open, over }) = self.cut.take() else { return Pass::default() };
+        let left = |ticket: &Ticket| {
+            self.entry(*ticket).is_some_and(|entry| self.anchor(*ticket, &entry) < floor)
+        };
+        let open = open.into_iter().filter(left).collect::<Vec<_>>();
+        let left = |key: &TaskKey| {
+            let end = self.over.get(*key);
+            end.is_some_and(|end| end.created.0 < floor && end.used >= floor)
+                && !self.is_carried_over(*key, floor)
+        };
+        let over = over.into_iter().filter(left).collect::<Vec<_>>();
+        let decided = |ticket: &Ticket| self.entry(*ticket).is_some_and(|e| e.deciding.is_none());
+        let (ready, undecided): (Vec<_>, Vec<_>) = open.iter().copied().partition(decided);
+        let pass = Pass { open: ready, over: over.clone(), undecided: undecided.len() };
+        self.cut = Some(Cut { floor, open, over });
+        pass
+    }
+
+    /// The cut was made, or given up.
+    pub fn end_cut(&mut self) {
+        self.cut = None;
+    }
+
+    /// Something was read with the end of this task in mind.
+    pub(super) fn touch(&mut self, key: TaskKey) {
+        if let Some(cut) = &mut self.cut {
+            cut.over.push(key);
+        }
     }
 
     fn anchor(&self, ticket: Ticket, entry: &Entry) -> u64 {
