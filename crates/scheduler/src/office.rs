@@ -4,9 +4,11 @@
 //! what is out, and *then* how far the log goes; only when it has folded that far does the planner
 //! hear what is out, and decide.
 
+use std::collections::HashMap;
+
 use common::{id::TaskKey, limits, time::Timestamp};
 
-use crate::plan::{Planner, Ticket};
+use crate::plan::{Found, Planner, Ticket};
 
 /// An attempt that lies in the work queue.
 pub type Out = (TaskKey, u32);
@@ -85,9 +87,7 @@ impl Office {
     ) -> bool {
         match &self.0 {
             Stage::CatchesUp(sight) if cursor >= sight.last => {
-                for (key, attempt) in &sight.out {
-                    planner.is_out(*key, *attempt, now_ms);
-                }
+                planner.only_these_are_out(&sight.out, now_ms);
                 planner.lead(now, now_ms);
                 self.0 = Stage::Leads;
                 true
@@ -150,6 +150,27 @@ pub enum Released {
     FencedOff,
     /// Nobody answered: it may lie there, or turn up later.
     Unknown,
+}
+
+/// The messages to call back, each with the tasks whose attempts in it are given up: only whole ones,
+/// so that nothing is taken away from who may yet run it.
+pub fn recall(
+    planner: &Planner,
+    unserved: &[(Ticket, TaskKey, u32)],
+    lying: Vec<(u64, Vec<Out>)>,
+) -> Vec<(u64, Vec<Ticket>)> {
+    let unserved = unserved.iter().map(|(ticket, key, attempt)| ((*key, *attempt), *ticket));
+    let unserved = unserved.collect::<HashMap<_, _>>();
+    let is_over = |(key, attempt): &Out| match planner.find(*key) {
+        Some(Found::Open(_, entry)) => entry.state.ended >= *attempt,
+        Some(Found::Over(_)) | None => true,
+    };
+    let given_up = |out: &Out| unserved.contains_key(out) || is_over(out);
+    let whole = lying.into_iter().filter(|(_, out)| out.iter().all(given_up));
+    let tickets = whole.map(|(sequence, out)| {
+        (sequence, out.iter().filter_map(|out| unserved.get(out).copied()).collect::<Vec<_>>())
+    });
+    tickets.filter(|(_, tickets)| !tickets.is_empty()).collect()
 }
 
 /// Attempts of which the leader is not sure where they are.
@@ -223,7 +244,7 @@ impl Doubts {
         }
     }
 
-    /// The leadership ended, and with it all doubts.
+    /// The leadership ended, and with it all doubts: the next one begins with what lies there.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
