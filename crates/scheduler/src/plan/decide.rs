@@ -153,6 +153,13 @@ impl Planner {
                     self.decide(ticket, Decision::DependencyMissing);
                 }
             }
+            // Its release may yet be refused: then it has waited all along.
+            Alarm::Queue
+                if matches!(entry.place, Place::Released(_))
+                    && entry.state.phase == Phase::Pending =>
+            {
+                self.alarm(self.clock.after(limits::HEARTBEAT_EVERY), ticket, alarm);
+            }
             Alarm::Queue => {
                 let rare = self.rare.get(&ticket.slot).copied().unwrap_or_default();
                 let rings = rare.ready_since.zip(rare.queue_timeout).map(|(t, d)| t.after(d));

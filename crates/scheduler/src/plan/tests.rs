@@ -549,6 +549,21 @@ fn what_lies_on_a_queue_that_nobody_serves_any_more_is_called_back_and_may_expir
     assert_eq!(world.decisions(), [Decision::Expired]);
 }
 
+/// The timeout rang while the release was under way, which was refused; and then the worker left.
+#[test]
+fn a_queue_timeout_that_rings_during_a_release_is_not_forgotten() {
+    let mut world = World::with_worker(1);
+    let queue = Some(std::time::Duration::from_secs(1).into());
+    let timeouts = pb::Timeouts { queue, ..pb::Timeouts::default() };
+    world.submit("a", |spec| spec.timeouts = Some(timeouts));
+    assert_eq!(world.released(&["a"]), ["a"]);
+    world.pass(2_000);
+    let Some(Found::Open(ticket, _)) = world.planner.find(key_of("a")) else { panic!() };
+    world.planner.unrelease(ticket);
+    world.pass(2_000);
+    assert_eq!(world.decisions(), [Decision::Expired]);
+}
+
 #[test]
 fn what_a_worker_began_and_does_not_list_any_more_is_lost() {
     let mut world = World::with_worker(4);
