@@ -182,7 +182,6 @@ impl Lead {
         self.metrics.leads(false);
         self.trimmer = trim::Trimmer::default();
         self.land().await;
-        self.doubts.clear();
         self.office.lease(leads, &mut self.planner);
         self.take_over().await;
     }
@@ -199,7 +198,7 @@ impl Lead {
             Ok(sight) => {
                 let (out, folded) = (sight.out.len(), self.cursor.sequence);
                 tracing::info!(out, last = sight.last, folded, "taking over");
-                self.office.took_over(sight);
+                self.office.took_over(sight, &mut self.doubts);
             }
             Err(error) => {
                 // The lease goes on; the next pass tries again.

@@ -70,9 +70,11 @@ impl Office {
         matches!(self.0, Stage::Elected)
     }
 
-    /// All steps of [`TAKE_OVER`] were taken.
-    pub fn took_over(&mut self, sight: Sight) {
+    /// All steps of [`TAKE_OVER`] were taken. They settle what was in doubt before: kept, it would be
+    /// taken back when it has been released anew.
+    pub fn took_over(&mut self, sight: Sight, doubts: &mut Doubts) {
         if self.must_take_over() {
+            *doubts = Doubts::default();
             self.0 = Stage::CatchesUp(sight);
         }
     }
@@ -243,11 +245,6 @@ impl Doubts {
             }
         }
     }
-
-    /// The leadership ended, and with it all doubts: the next one begins with what lies there.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 #[cfg(test)]
@@ -272,7 +269,7 @@ mod tests {
         let (mut office, mut planner) = elected();
         let now = Timestamp::default();
         assert!(office.must_take_over() && !office.caught_up(9, &mut planner, now, 0));
-        office.took_over(Sight { out: Vec::new(), last: 7 });
+        office.took_over(Sight { out: Vec::new(), last: 7 }, &mut Doubts::default());
         assert!(!office.caught_up(6, &mut planner, now, 0) && !office.leads());
         assert!(office.caught_up(7, &mut planner, now, 0) && office.leads());
         assert!(!office.caught_up(8, &mut planner, now, 0), "it is said once");
@@ -318,7 +315,7 @@ mod tests {
     fn who_lost_the_lease_begins_anew() {
         let (mut office, mut planner) = elected();
         office.lease(false, &mut planner);
-        office.took_over(Sight::default());
+        office.took_over(Sight::default(), &mut Doubts::default());
         assert!(!office.caught_up(1, &mut planner, Timestamp::default(), 0));
         assert!(!office.must_take_over() && !office.leads());
     }
@@ -328,5 +325,18 @@ mod tests {
         let lease = limits::LEASE.as_millis() as u64;
         assert!(is_fresh(10, 10 + lease / 2) && !is_fresh(10, 11 + lease / 2));
         assert!(!has_lapsed(10, 10 + lease) && has_lapsed(10, 11 + lease));
+    }
+
+    /// Its answer came late, and what it had made of that was settled in the next term, in which the
+    /// task was out: it went out twice.
+    #[test]
+    fn a_new_term_knows_no_doubts_of_the_last_one() {
+        let (mut office, mut planner) = elected();
+        let mut doubts = Doubts::default();
+        doubts.found_out(&planner, &Sight::default());
+        doubts.unsure = vec![(Ticket { slot: 0, generation: 0 }, 1)];
+        office.took_over(Sight::default(), &mut doubts);
+        assert!(!doubts.is_unsure() && doubts.absent.is_none());
+        assert!(office.caught_up(0, &mut planner, Timestamp::default(), 1));
     }
 }

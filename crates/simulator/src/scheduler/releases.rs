@@ -142,7 +142,6 @@ impl Scheduler {
 
     /// The lease came or went: what this process believed of the work queue it finds out anew.
     pub(super) fn term(&mut self, world: &mut World) -> Result<(), Broken> {
-        self.doubts.clear();
         self.trimmer = trim::Trimmer::default();
         self.office.lease(self.told.is_some(), &mut self.planner);
         world.note(|_| format!("{} hears of the lease: {:?}", self.name(), self.told));

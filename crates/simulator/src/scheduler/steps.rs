@@ -85,7 +85,7 @@ impl Scheduler {
     fn taken(&mut self, world: &mut World, goal: &Goal, sight: Sight) -> Result<(), Broken> {
         match goal {
             Goal::TakeOver => {
-                self.office.took_over(sight);
+                self.office.took_over(sight, &mut self.doubts);
                 Ok(())
             }
             Goal::FindOut => {
