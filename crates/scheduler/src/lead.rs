@@ -5,6 +5,7 @@
 
 mod act;
 mod begin;
+mod recall;
 mod trim;
 
 use std::time::Duration;
@@ -65,6 +66,8 @@ pub(crate) struct Lead {
     pauses_changed: bool,
     /// When the work queue is compared with the backlog again, in monotonic milliseconds.
     compare_at: u64,
+    /// When queues that nobody serves are looked for again.
+    recall_at: u64,
     /// When the loop last came round, in monotonic milliseconds.
     acted_ms: u64,
     doubts: Doubts,
@@ -107,6 +110,7 @@ pub(crate) async fn run(
         folded: commands.folded.clone(),
         pauses_changed: false,
         compare_at: 0,
+        recall_at: 0,
         acted_ms: 0,
         doubts: Doubts::default(),
         ready: false,
@@ -182,7 +186,6 @@ impl Lead {
         self.trimmer = trim::Trimmer::default();
         self.planner.end_cut();
         self.land().await;
-        self.doubts.clear();
         self.office.lease(leads, &mut self.planner);
         self.take_over().await;
     }
@@ -193,11 +196,13 @@ impl Lead {
         if !self.office.must_take_over() {
             return;
         }
+        // What is under way would be answered when it is ready, or out, once more.
+        self.land().await;
         match self.dispatcher.take(&office::TAKE_OVER).await {
             Ok(sight) => {
                 let (out, folded) = (sight.out.len(), self.cursor.sequence);
                 tracing::info!(out, last = sight.last, folded, "taking over");
-                self.office.took_over(sight);
+                self.office.took_over(sight, &mut self.doubts);
             }
             Err(error) => {
                 // The lease goes on; the next pass tries again.
@@ -302,6 +307,7 @@ impl Lead {
             self.compare_at = now_ms + COMPARE_EVERY_MS;
             self.compare().await;
         }
+        self.recall(now_ms).await;
         self.doubts.settle(&mut self.planner, self.cursor.sequence);
         if std::mem::take(&mut self.pauses_changed) {
             self.pauses_changed = !self.apply_pauses().await;

@@ -207,6 +207,8 @@ pub struct Planner {
     log_clock: Timestamp,
     /// The later of the log's time and, while this process leads, the wall's.
     clock: Timestamp,
+    /// Queues with something out that nobody serves, and since when, in monotonic milliseconds.
+    unserved: HashMap<u32, u64>,
     /// Since when this process leads, in monotonic milliseconds.
     leading_since: Option<u64>,
 }
@@ -337,7 +339,9 @@ impl Planner {
     fn decide(&mut self, ticket: Ticket, decision: Decision) {
         let leading = self.leading_since.is_some();
         let Some(entry) = self.entry(ticket) else { return };
-        if entry.deciding == Some(decision) {
+        // Another system runs it: nothing but a request to end it is the scheduler's to decide.
+        let external = entry.place == Place::External && decision != Decision::Cancel;
+        if external || entry.deciding == Some(decision) {
             return;
         }
         self.entries.update(ticket, |entry| entry.deciding = Some(decision));

@@ -92,6 +92,10 @@ impl Lead {
         decision: Decision,
     ) -> anyhow::Result<Option<(Event, Option<(String, pb::Outcome)>)>> {
         let Some(entry) = self.planner.entry(ticket) else { return Ok(None) };
+        if entry.state.stub {
+            let report = self.payloads.report(entry.sequence, entry.index).await?;
+            return Ok(Some((Event::Task(verdict::stub_event(report.names)), None)));
+        }
         let payload = self.payloads.get(ticket, entry.sequence, entry.index).await?;
         if decision == Decision::Cancel && matches!(entry.place, Place::Released(_)) {
             // It must not be delivered after its end.
