@@ -124,8 +124,6 @@ pub(crate) async fn run(
     };
     lead.folded.send_replace(cursor.sequence);
     let mut leadership = lead.lease.watch();
-    // The lease may have come before anybody watched.
-    leadership.mark_changed();
     let mut heartbeats = begin::heartbeats(&lead.ctx).await?;
     let shutdown = lead.ctx.shutdown.clone();
     while !shutdown.is_cancelled() {
