@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod chaos;
 mod doors;
 mod kills;
 mod life;
@@ -13,3 +14,4 @@ mod separate;
 mod support;
 mod tidy;
 mod trace;
+mod trim;

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use common::id::Tenant;
 
 use crate::{
-    bench, change, completions, config, connect::Session, dead, demo, dev, doctor, exit::Exit,
-    list, live, queue, serve, services, show, stats, submit, worker,
+    bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
+    exit::Exit, list, live, log, queue, serve, services, show, stats, submit, worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.
@@ -55,6 +55,11 @@ enum Command {
     Config(config::Command),
     /// Measure this build on this machine
     Bench(bench::Args),
+    /// Break a cluster on purpose, under load, and check that everything held
+    Chaos(Box<chaos::Args>),
+    /// The worker of `chaos`, a process of its own so that it can be killed
+    #[command(hide = true)]
+    ChaosWorker(chaos::WorkerArgs),
     /// Print a completion script for a shell
     Completions(completions::Args),
     #[command(flatten)]
@@ -102,6 +107,9 @@ enum Client {
     /// Look at what could not be read or did not end well
     #[command(subcommand)]
     Dead(dead::Command),
+    /// Look at how far the log is trimmed, and at who reads it
+    #[command(subcommand)]
+    Log(log::Command),
     /// List the services that answer
     Services,
     /// Count everything
@@ -119,6 +127,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Config(command) => config::run(&global, &command),
         Command::Completions(args) => completions::run(&args),
         Command::Bench(args) => until_interrupted(bench::run(&global, args)).await,
+        Command::Chaos(args) => until_interrupted(chaos::run(&global, *args)).await,
+        Command::ChaosWorker(args) => until_interrupted(chaos::work(&global, args)).await,
         Command::Client(Client::Doctor) => until_interrupted(doctor::run(&global)).await,
         Command::Client(command) => {
             until_interrupted(async {
@@ -160,6 +170,7 @@ async fn ask(session: &Session, command: Client) -> anyhow::Result<Exit> {
         Client::Queue(command) => queue::run(session, command).await,
         Client::Worker(command) => worker::run(session, command).await,
         Client::Dead(command) => dead::run(session, command).await,
+        Client::Log(command) => log::run(session, command).await,
         Client::Services => services::run(session).await,
         Client::Stats => stats::run(session).await,
         Client::Demo(args) => demo::run(session, args).await,

@@ -2,6 +2,7 @@
 
 mod bench;
 mod change;
+mod chaos;
 mod cli;
 mod completions;
 mod config;
@@ -15,6 +16,7 @@ mod doctor;
 mod exit;
 mod list;
 mod live;
+mod log;
 mod output;
 mod platform;
 mod progress;

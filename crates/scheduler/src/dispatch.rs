@@ -62,6 +62,11 @@ impl Dispatcher {
 
     /// The attempts that lie in the work queue, in flight or not.
     async fn read_back(&self) -> anyhow::Result<Vec<Out>> {
+        Ok(self.lying().await?.into_iter().flat_map(|(_, out)| out).collect())
+    }
+
+    /// The messages of the work queue, and the attempts in each.
+    pub(crate) async fn lying(&self) -> anyhow::Result<Vec<(u64, Vec<Out>)>> {
         let stream = streams::get(&self.bus, subject::EXECUTIONS).await?;
         let mut out = Vec::new();
         let mut next = stream.cached_info().state.first_sequence;
@@ -70,7 +75,7 @@ impl Dispatcher {
             match stream.direct_get_next_for_subject(subject::EXECUTIONS_ALL, Some(next)).await {
                 Ok(message) => {
                     next = message.sequence + 1;
-                    out.extend(outgoing::attempts(&message.payload));
+                    out.push((message.sequence, outgoing::attempts(&message.payload)));
                 }
                 Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
                 Err(error) => return Err(error).context("failed to read the work queue back"),
@@ -104,6 +109,13 @@ impl Dispatcher {
             Err(error) => refusal(&error),
         };
         answers.map(move |answers| answers.into_iter().map(outcome).collect())
+    }
+
+    /// Takes a message out of the work queue.
+    pub(crate) async fn delete(&self, sequence: u64) -> anyhow::Result<()> {
+        let stream = self.bus.jetstream().get_stream_no_info(subject::EXECUTIONS).await?;
+        stream.delete_message(sequence).await.context("failed to call a message back")?;
+        Ok(())
     }
 
     /// Takes an attempt out of the work queue, unless a worker has it already.

@@ -5,6 +5,7 @@
 
 mod act;
 mod begin;
+mod recall;
 mod trim;
 
 use std::time::Duration;
@@ -65,6 +66,8 @@ pub(crate) struct Lead {
     pauses_changed: bool,
     /// When the work queue is compared with the backlog again, in monotonic milliseconds.
     compare_at: u64,
+    /// When queues that nobody serves are looked for again.
+    recall_at: u64,
     /// When the loop last came round, in monotonic milliseconds.
     acted_ms: u64,
     doubts: Doubts,
@@ -76,10 +79,12 @@ pub(crate) struct Lead {
     released: usize,
     /// Nothing is released before, in monotonic milliseconds: the work queue refused something.
     releases_at: u64,
+    /// Whether a snapshot says which log this is.
+    is_known: bool,
 }
 
 /// What became of the messages of one release, and whose they were.
-type Landed = (Vec<Released>, Vec<Vec<Ticket>>);
+type Landed = (Vec<Released>, Vec<Vec<(Ticket, u32)>>);
 
 pub(crate) async fn run(
     ctx: Context,
@@ -88,7 +93,7 @@ pub(crate) async fn run(
     publisher: bus::Publisher,
     mut commands: Commands,
 ) -> anyhow::Result<()> {
-    let (planner, mut reader) = begin::planner(&ctx).await?;
+    let (planner, mut reader, is_known) = begin::planner(&ctx).await?;
     let cursor = reader.cursor();
     let mut lead = Lead {
         payloads: Payloads::new(ctx.bus.clone(), reader.stream()),
@@ -105,6 +110,7 @@ pub(crate) async fn run(
         folded: commands.folded.clone(),
         pauses_changed: false,
         compare_at: 0,
+        recall_at: 0,
         acted_ms: 0,
         doubts: Doubts::default(),
         ready: false,
@@ -112,13 +118,12 @@ pub(crate) async fn run(
         flights: JoinSet::new(),
         released: 0,
         releases_at: 0,
+        is_known,
         config,
         ctx,
     };
     lead.folded.send_replace(cursor.sequence);
     let mut leadership = lead.lease.watch();
-    // The lease may have come before anybody watched.
-    leadership.mark_changed();
     let mut heartbeats = begin::heartbeats(&lead.ctx).await?;
     let shutdown = lead.ctx.shutdown.clone();
     while !shutdown.is_cancelled() {
@@ -177,8 +182,8 @@ impl Lead {
     async fn lead_or_follow(&mut self, leads: bool) {
         self.metrics.leads(false);
         self.trimmer = trim::Trimmer::default();
+        self.planner.end_cut();
         self.land().await;
-        self.doubts.clear();
         self.office.lease(leads, &mut self.planner);
         self.take_over().await;
     }
@@ -189,11 +194,13 @@ impl Lead {
         if !self.office.must_take_over() {
             return;
         }
+        // What is under way would be answered when it is ready, or out, once more.
+        self.land().await;
         match self.dispatcher.take(&office::TAKE_OVER).await {
             Ok(sight) => {
                 let (out, folded) = (sight.out.len(), self.cursor.sequence);
                 tracing::info!(out, last = sight.last, folded, "taking over");
-                self.office.took_over(sight);
+                self.office.took_over(sight, &mut self.doubts);
             }
             Err(error) => {
                 // The lease goes on; the next pass tries again.
@@ -275,6 +282,10 @@ impl Lead {
             self.metrics.leads(true);
             self.pauses_changed = true;
             tracing::info!(open = self.planner.open_tasks(), "leading");
+            // A log made anew must not be taken for this one by a scheduler that is started again.
+            if !std::mem::replace(&mut self.is_known, true) {
+                self.save().await;
+            }
         }
         self.report_ready();
         if !self.office.leads() {
@@ -294,6 +305,7 @@ impl Lead {
             self.compare_at = now_ms + COMPARE_EVERY_MS;
             self.compare().await;
         }
+        self.recall(now_ms).await;
         self.doubts.settle(&mut self.planner, self.cursor.sequence);
         if std::mem::take(&mut self.pauses_changed) {
             self.pauses_changed = !self.apply_pauses().await;

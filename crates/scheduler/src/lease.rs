@@ -43,9 +43,11 @@ impl Lease {
         }
     }
 
-    /// Hears of the leadership's beginning and end.
+    /// Hears of the leadership's beginning and end, also of one that was before anybody listened.
     pub(crate) fn watch(&self) -> watch::Receiver<Option<u64>> {
-        self.epoch.subscribe()
+        let mut receiver = self.epoch.subscribe();
+        receiver.mark_changed();
+        receiver
     }
 
     /// Whether the lease is fresh enough to act on.

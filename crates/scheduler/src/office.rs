@@ -4,9 +4,11 @@
 //! what is out, and *then* how far the log goes; only when it has folded that far does the planner
 //! hear what is out, and decide.
 
+use std::collections::HashMap;
+
 use common::{id::TaskKey, limits, time::Timestamp};
 
-use crate::plan::{Planner, Ticket};
+use crate::plan::{Found, Planner, Ticket};
 
 /// An attempt that lies in the work queue.
 pub type Out = (TaskKey, u32);
@@ -68,9 +70,11 @@ impl Office {
         matches!(self.0, Stage::Elected)
     }
 
-    /// All steps of [`TAKE_OVER`] were taken.
-    pub fn took_over(&mut self, sight: Sight) {
+    /// All steps of [`TAKE_OVER`] were taken. They settle what was in doubt before: kept, it would be
+    /// taken back when it has been released anew.
+    pub fn took_over(&mut self, sight: Sight, doubts: &mut Doubts) {
         if self.must_take_over() {
+            *doubts = Doubts::default();
             self.0 = Stage::CatchesUp(sight);
         }
     }
@@ -85,9 +89,7 @@ impl Office {
     ) -> bool {
         match &self.0 {
             Stage::CatchesUp(sight) if cursor >= sight.last => {
-                for (key, attempt) in &sight.out {
-                    planner.is_out(*key, *attempt, now_ms);
-                }
+                planner.only_these_are_out(&sight.out, now_ms);
                 planner.lead(now, now_ms);
                 self.0 = Stage::Leads;
                 true
@@ -152,6 +154,27 @@ pub enum Released {
     Unknown,
 }
 
+/// The messages to call back, each with the tasks whose attempts in it are given up: only whole ones,
+/// so that nothing is taken away from who may yet run it.
+pub fn recall(
+    planner: &Planner,
+    unserved: &[(Ticket, TaskKey, u32)],
+    lying: Vec<(u64, Vec<Out>)>,
+) -> Vec<(u64, Vec<Ticket>)> {
+    let unserved = unserved.iter().map(|(ticket, key, attempt)| ((*key, *attempt), *ticket));
+    let unserved = unserved.collect::<HashMap<_, _>>();
+    let is_over = |(key, attempt): &Out| match planner.find(*key) {
+        Some(Found::Open(_, entry)) => entry.state.ended >= *attempt,
+        Some(Found::Over(_)) | None => true,
+    };
+    let given_up = |out: &Out| unserved.contains_key(out) || is_over(out);
+    let whole = lying.into_iter().filter(|(_, out)| out.iter().all(given_up));
+    let tickets = whole.map(|(sequence, out)| {
+        (sequence, out.iter().filter_map(|out| unserved.get(out).copied()).collect::<Vec<_>>())
+    });
+    tickets.filter(|(_, tickets)| !tickets.is_empty()).collect()
+}
+
 /// Attempts of which the leader is not sure where they are.
 #[derive(Clone, Debug, Default)]
 pub struct Doubts {
@@ -171,10 +194,9 @@ struct Missing {
 }
 
 impl Doubts {
-    /// Nobody answered when these tasks' attempts were released.
-    pub fn unsure(&mut self, planner: &Planner, tickets: impl IntoIterator<Item = Ticket>) {
-        let attempt = |ticket| Some((ticket, planner.entry(ticket)?.state.attempt()));
-        self.unsure.extend(tickets.into_iter().filter_map(attempt));
+    /// Nobody answered when these attempts were released.
+    pub fn unsure(&mut self, attempts: impl IntoIterator<Item = (Ticket, u32)>) {
+        self.unsure.extend(attempts);
     }
 
     /// Whether there are releases whose answer never came.
@@ -222,11 +244,6 @@ impl Doubts {
             }
         }
     }
-
-    /// The leadership ended, and with it all doubts.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 #[cfg(test)]
@@ -251,7 +268,7 @@ mod tests {
         let (mut office, mut planner) = elected();
         let now = Timestamp::default();
         assert!(office.must_take_over() && !office.caught_up(9, &mut planner, now, 0));
-        office.took_over(Sight { out: Vec::new(), last: 7 });
+        office.took_over(Sight { out: Vec::new(), last: 7 }, &mut Doubts::default());
         assert!(!office.caught_up(6, &mut planner, now, 0) && !office.leads());
         assert!(office.caught_up(7, &mut planner, now, 0) && office.leads());
         assert!(!office.caught_up(8, &mut planner, now, 0), "it is said once");
@@ -279,11 +296,12 @@ mod tests {
         );
         let released = planner.release(0, 16, 1);
         let mut doubts = Doubts::default();
-        doubts.unsure(&planner, released.into_iter().flat_map(|r| r.tickets));
-        // It did arrive, came back, and its next attempt goes out before anybody looks.
+        let attempts = planner.attempts(&released[0].tickets);
+        // It did arrive, came back, and its next attempt goes out before anybody knows of a doubt.
         let returned = pb::Returned { attempt: 1, ..pb::Returned::default() };
         planner.fold((2, 0), now, &event(Kind::Returned(returned)), 0);
         assert_eq!(planner.release(0, 16, 1).len(), 1);
+        doubts.unsure(attempts);
         doubts.found_out(&planner, &Sight { out: Vec::new(), last: 2 });
         doubts.settle(&mut planner, 2);
         assert!(planner.release(0, 16, 1).is_empty(), "the second attempt is out");
@@ -297,7 +315,7 @@ mod tests {
     fn who_lost_the_lease_begins_anew() {
         let (mut office, mut planner) = elected();
         office.lease(false, &mut planner);
-        office.took_over(Sight::default());
+        office.took_over(Sight::default(), &mut Doubts::default());
         assert!(!office.caught_up(1, &mut planner, Timestamp::default(), 0));
         assert!(!office.must_take_over() && !office.leads());
     }
@@ -307,5 +325,18 @@ mod tests {
         let lease = limits::LEASE.as_millis() as u64;
         assert!(is_fresh(10, 10 + lease / 2) && !is_fresh(10, 11 + lease / 2));
         assert!(!has_lapsed(10, 10 + lease) && has_lapsed(10, 11 + lease));
+    }
+
+    /// Its answer came late, and what it had made of that was settled in the next term, in which the
+    /// task was out: it went out twice.
+    #[test]
+    fn a_new_term_knows_no_doubts_of_the_last_one() {
+        let (mut office, mut planner) = elected();
+        let mut doubts = Doubts::default();
+        doubts.found_out(&planner, &Sight::default());
+        doubts.unsure = vec![(Ticket { slot: 0, generation: 0 }, 1)];
+        office.took_over(Sight::default(), &mut doubts);
+        assert!(!doubts.is_unsure() && doubts.absent.is_none());
+        assert!(office.caught_up(0, &mut planner, Timestamp::default(), 1));
     }
 }

@@ -9,6 +9,7 @@
 //! monotonic count of milliseconds, for heartbeats and pace.
 
 mod carry;
+mod cold;
 mod decide;
 mod entries;
 mod fold;
@@ -189,6 +190,8 @@ pub struct Planner {
     floor: u64,
     /// How the log grew.
     marks: Marks,
+    /// The cut that is being made.
+    cut: Option<carry::Cut>,
     graph: Graph,
     queues: Vec<(QueueName, Queue)>,
     queue_ids: HashMap<QueueName, u32>,
@@ -205,6 +208,8 @@ pub struct Planner {
     log_clock: Timestamp,
     /// The later of the log's time and, while this process leads, the wall's.
     clock: Timestamp,
+    /// Queues with something out that nobody serves, and since when, in monotonic milliseconds.
+    unserved: HashMap<u32, u64>,
     /// Since when this process leads, in monotonic milliseconds.
     leading_since: Option<u64>,
 }
@@ -335,7 +340,9 @@ impl Planner {
     fn decide(&mut self, ticket: Ticket, decision: Decision) {
         let leading = self.leading_since.is_some();
         let Some(entry) = self.entry(ticket) else { return };
-        if entry.deciding == Some(decision) {
+        // Another system runs it: nothing but a request to end it is the scheduler's to decide.
+        let external = entry.place == Place::External && decision != Decision::Cancel;
+        if external || entry.deciding == Some(decision) {
             return;
         }
         self.entries.update(ticket, |entry| entry.deciding = Some(decision));

@@ -99,6 +99,11 @@ impl Marks {
         self.before(sequence).map(|mark| mark.sequence)
     }
 
+    /// The oldest mark after a message.
+    fn after(&self, sequence: u64) -> Option<&Mark> {
+        self.list.get(self.list.partition_point(|mark| mark.sequence <= sequence))
+    }
+
     /// The newest mark at or before a message.
     fn before(&self, sequence: u64) -> Option<&Mark> {
         let after = self.list.partition_point(|mark| mark.sequence <= sequence);
@@ -156,10 +161,17 @@ pub fn window(log: &Log, marks: &Marks, window: Window, finished: usize, now: Ti
 
 /// Where to cut: below what anybody still needs and below the window, at a mark, whose time is
 /// known. `None` while that is not worth it.
+///
+/// No cut goes back to before the last one was said, so that one which the window asks for may take
+/// more than that.
 pub fn floor(marks: &Marks, current: u64, needed: u64, window: u64) -> Option<u64> {
-    let floor = marks.before(needed.min(window))?.sequence;
-    let from = current.saturating_add(limits::TRIM_MESSAGES_MIN).max(marks.cut_at + 1);
-    (floor >= from).then_some(floor)
+    let from = current.saturating_add(limits::TRIM_MESSAGES_MIN);
+    if window < from {
+        return None;
+    }
+    let wanted = window.max(marks.after(marks.cut_at)?.sequence);
+    let floor = marks.before(needed.min(wanted))?.sequence;
+    (floor >= from && floor > marks.cut_at).then_some(floor)
 }
 
 /// Whether a cut frees more than it appends again: not where most of what lies below it is still to

@@ -2,6 +2,7 @@
 
 use common::{
     event::{Kind, TaskEvent},
+    id::{TaskId, Tenant},
     lifecycle::{self, After, Cause, Phase, state_word},
     limits, pb,
     task::TaskSpec,
@@ -69,6 +70,24 @@ pub fn event(
     let mut event = TaskEvent::new(spec.tenant(), spec.id()?, ACTOR, kind);
     spec.as_pb().traceparent.clone_into(&mut event.traceparent);
     Some(event)
+}
+
+/// The event that ends a task that was never submitted: of such a one only reports are known, and
+/// only a request to end it is decided.
+pub fn stub_event((tenant, id): (Tenant, TaskId)) -> TaskEvent {
+    let reason = "cancelled as somebody asked".into();
+    let kind = Kind::Cancelled(Box::new(pb::Cancelled { reason, ..pb::Cancelled::default() }));
+    TaskEvent::new(tenant, id, ACTOR, kind)
+}
+
+/// The event that calls an attempt back that nobody began: it costs nothing.
+pub fn called_back(entry: &Entry, spec: &TaskSpec) -> Option<TaskEvent> {
+    let kind = Kind::Returned(pb::Returned {
+        attempt: entry.state.attempt(),
+        reason: "nobody serves its queue any more".into(),
+        ..pb::Returned::default()
+    });
+    Some(TaskEvent::new(spec.tenant(), spec.id()?, ACTOR, kind))
 }
 
 fn after_loss(entry: &Entry, spec: &TaskSpec, random: f64) -> Kind {

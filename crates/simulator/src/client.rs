@@ -11,11 +11,7 @@ use common::{
 };
 use scheduler::orders::Change;
 
-use crate::{
-    invariants::Broken,
-    log::Publish,
-    world::{What, World},
-};
+use crate::{invariants::Broken, log::Publish, net::What, world::World};
 
 /// Queues of the world.
 pub const QUEUES: [&str; 2] = ["handlers", "gpu"];

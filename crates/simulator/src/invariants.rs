@@ -51,7 +51,7 @@ pub const ALL: [(&str, &str); 17] = [
     ),
     (
         "outcomes_come_before_acks",
-        "A message leaves the work queue after the log has its outcomes.",
+        "A message leaves the work queue after the log has its outcomes, or has it that its only attempt began.",
     ),
     ("losses_are_counted_once", "A loss is counted once, and never as a try."),
     ("pauses_hold", "While a leader knows of a pause it releases nothing of that queue."),
@@ -282,6 +282,19 @@ pub fn outcomes_come_before_acks(truth: &Truth, out: &[Out]) -> Held {
     Ok(())
 }
 
+/// A message leaves the work queue after the log has its outcomes, or has it that its only attempt
+/// began.
+pub fn a_message_goes_once_its_attempt_began(truth: &Truth, out: &[Out]) -> Held {
+    if let [(key, attempt)] = out
+        && let Some(state) = truth.tasks.get(key).and_then(Task::state)
+        && state.phase == Phase::Running
+        && state.attempt() == *attempt
+    {
+        return Ok(());
+    }
+    outcomes_come_before_acks(truth, out)
+}
+
 /// While a leader knows of a pause it releases nothing of that queue.
 pub fn pauses_hold(truth: &Truth, queue: &str, folded: u64) -> Held {
     if truth.is_paused(queue, folded) {
@@ -344,7 +357,6 @@ pub fn nothing_is_forgotten(
         other.is_none_or(|s| !s.phase.is_terminal())
     });
     // Nobody serves its queue: it may wait, but not beyond a limit of its own, and it says so.
-    // A known gap: once it lies in the work queue, its limits ring only when somebody has taken it.
     let spec = task.spec.as_ref();
     let may_wait = spec.is_some_and(|spec| {
         let timeouts = spec.timeouts();
@@ -352,7 +364,8 @@ pub fn nothing_is_forgotten(
         let unlimited = timeouts.total.is_none() && timeouts.queue.is_none();
         deserted == Some(spec.queue().as_str())
             && !state.cancel_requested
-            && (says("released") || (unlimited && says("no_worker")))
+            && unlimited
+            && says("no_worker")
     });
     if state.phase.is_terminal() || state.external || waits_for_others || may_wait {
         return Ok(());

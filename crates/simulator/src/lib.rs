@@ -26,6 +26,7 @@ pub mod faults;
 pub mod invariants;
 pub mod ledger;
 pub mod log;
+pub mod net;
 pub mod queue;
 pub mod quiesce;
 pub mod random;

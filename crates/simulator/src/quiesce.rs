@@ -9,10 +9,11 @@ use crate::{
     client::Order,
     invariants::{self, Broken},
     log::Publish,
+    net::What,
     random::Random,
     scheduler::start,
     truth::Task,
-    world::{What, World},
+    world::World,
 };
 
 /// Rounds of two seconds; the longest chain of waits is a worker that is found dead, a message that

@@ -2,7 +2,9 @@
 //! its own, so that it can be killed or stand still between any two. All decisions are the product's.
 
 mod act;
+mod releases;
 pub mod start;
+mod steps;
 mod trim;
 
 use std::collections::VecDeque;
@@ -25,6 +27,22 @@ enum Goal {
     TakeOver,
     FindOut,
     Compare(Vec<(Ticket, TaskKey, u32)>),
+    Recall(Vec<(Ticket, TaskKey, u32)>),
+    MoveFence,
+}
+
+/// What follows when nothing is under way to the work queue any more.
+#[derive(Debug)]
+enum After {
+    Term,
+    Steps(Goal),
+}
+
+/// Releases that were sent together.
+#[derive(Debug)]
+struct Flight {
+    sent: Vec<(u64, Vec<(Ticket, u32)>)>,
+    since_us: i64,
 }
 
 /// What the loop waits for.
@@ -39,8 +57,10 @@ enum Stage {
     Deciding { taken: Vec<(Ticket, Decision)>, token: u64, since_us: i64 },
     /// Releases are written and not yet sent.
     Composed(Vec<(Outgoing, Vec<Ticket>)>),
-    /// Releases are on their way.
-    Releasing { sent: Vec<(u64, Vec<Ticket>)>, since_us: i64 },
+    /// All that is under way to the work queue is to arrive first.
+    Landing(After),
+    /// It is on its way into the log that the attempts of a message are called back.
+    Recalling { sequence: u64, rest: Vec<(u64, Vec<Ticket>)>, token: u64, since_us: i64 },
     /// What is carried over a cut, or the cut itself, is on its way.
     Trimming { token: u64, says: bool, since_us: i64 },
     /// The event of an order is on its way.
@@ -54,12 +74,14 @@ enum Stage {
 }
 
 /// The points of the loop's second half, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Point {
     Decide,
     Release,
+    Fence,
     FindOut,
     Compare,
+    Recall,
     Settle,
 }
 
@@ -94,6 +116,11 @@ pub struct Scheduler {
     /// The epoch that the loop knows of.
     told: Option<u64>,
     stage: Stage,
+    /// Releases that are not answered yet.
+    flights: Vec<Flight>,
+    /// Messages that were released since the fence was put.
+    released: usize,
+    recall_at: u64,
     stored_at: u64,
     saved_at: u64,
     trimmer: trim::Trimmer,
@@ -169,14 +196,10 @@ impl Scheduler {
     fn come_round(&mut self, world: &mut World) -> Result<(), Broken> {
         if self.lease.epoch != self.told {
             self.told = self.lease.epoch;
-            self.doubts.clear();
-            self.trimmer = trim::Trimmer::default();
-            self.office.lease(self.told.is_some(), &mut self.planner);
-            world.note(|_| format!("{} hears of the lease: {:?}", self.name(), self.told));
-            if self.office.must_take_over() {
-                self.begin(Goal::TakeOver);
-                return Ok(());
-            }
+            return self.landing(world, After::Term);
+        }
+        if !self.flights.is_empty() && world.random.one_in(3) {
+            self.land(world);
             return self.act(world);
         }
         match world.random.below(4) {

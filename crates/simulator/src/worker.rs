@@ -13,13 +13,14 @@ use jetmill_sdk::worker::{
     AttemptError, AttemptResult, Execution,
     attempt::{self, Facts, How, Limit, Stop},
     decode,
-    delivery::{Delivery, Outcome, may_end, on_delivery},
+    delivery::{Delivery, Outcome, may_end, may_end_early, on_delivery},
 };
 
 use crate::{
     client,
     invariants::{self, Broken},
-    world::{Answer, World},
+    net::Answer,
+    world::World,
 };
 
 /// One attempt in a worker's hands.
@@ -33,8 +34,15 @@ struct Item {
 #[derive(Debug)]
 enum Stage {
     Held,
-    Runs { since_us: i64, told: bool },
-    Reports { token: u64, since_us: i64 },
+    /// Its start is on its way into the log, or there.
+    Runs {
+        since_us: i64,
+        told: Option<u64>,
+    },
+    Reports {
+        token: u64,
+        since_us: i64,
+    },
     Done(Outcome),
 }
 
@@ -44,6 +52,8 @@ struct Run {
     sequence: u64,
     delivery: Delivery,
     items: Vec<Item>,
+    /// The message has left the work queue already.
+    ended: bool,
 }
 
 /// A worker process.
@@ -219,7 +229,7 @@ impl Worker {
             };
             items.push(Item { execution, stop: None, stage });
         }
-        self.runs.push(Run { sequence: *sequence, delivery, items });
+        self.runs.push(Run { sequence: *sequence, delivery, items, ended: false });
         Ok(true)
     }
 
@@ -236,9 +246,11 @@ impl Worker {
 
     /// Goes on with a message; says whether it is still in hand.
     fn go_on(&mut self, world: &mut World, run: &mut Run) -> Result<bool, Broken> {
-        world
-            .queue
-            .progress(run.sequence, world.now_us + limits::EXECUTION_ACK_WAIT.as_micros() as i64);
+        if !run.ended {
+            let wait = limits::EXECUTION_ACK_WAIT.as_micros() as i64;
+            world.queue.progress(run.sequence, world.now_us + wait);
+        }
+        self.end_early(world, run)?;
         let reports = run.items.iter().position(|i| matches!(i.stage, Stage::Reports { .. }));
         let runs =
             run.items.iter().position(|i| matches!(i.stage, Stage::Held | Stage::Runs { .. }));
@@ -252,6 +264,9 @@ impl Worker {
             Stage::Held | Stage::Runs { .. } | Stage::Reports { .. } => Outcome::Unknown,
         });
         if may_end(&outcomes.collect::<Vec<_>>()) {
+            if run.ended {
+                return Ok(false);
+            }
             if world.fault(world.setup.lost_answers, 30) {
                 world.note(|_| format!("the ack of work {} is lost", run.sequence));
                 return Ok(false);
@@ -265,6 +280,32 @@ impl Worker {
         Ok(!run.items.iter().all(|item| matches!(item.stage, Stage::Done(_))))
     }
 
+    /// Ends a message whose attempt goes on, if the log has it that it began.
+    fn end_early(&self, world: &mut World, run: &mut Run) -> Result<(), Broken> {
+        let begun = |item: &Item| match item.stage {
+            Stage::Runs { told: Some(token), .. } => world.answers.contains_key(&token),
+            Stage::Runs { told: None, .. }
+            | Stage::Held
+            | Stage::Reports { .. }
+            | Stage::Done(_) => false,
+        };
+        let runs = |item: &Item| matches!(item.stage, Stage::Held | Stage::Runs { .. });
+        let (has_begun, goes_on) = (run.items.iter().any(begun), run.items.iter().any(runs));
+        if run.ended || !goes_on || run.delivery != Delivery::Run {
+            return Ok(());
+        }
+        // If nats-server does not answer it is tried again.
+        if !may_end_early(run.items.len(), has_begun) || world.fault(world.setup.lost_answers, 5) {
+            return Ok(());
+        }
+        world.note(|_| format!("{} ends work {} early", self.name, run.sequence));
+        run.ended = true;
+        if let Some(work) = world.queue.end(run.sequence) {
+            invariants::a_message_goes_once_its_attempt_began(&world.truth, &work.out)?;
+        }
+        Ok(())
+    }
+
     fn advance(&self, world: &mut World, item: &Item) -> Result<Stage, Broken> {
         let execution = &item.execution;
         Ok(match item.stage {
@@ -273,13 +314,14 @@ impl Worker {
                 *world.truth.begun.entry(out).or_default() += 1;
                 invariants::an_attempt_begins_once(&world.truth, out)?;
                 world.note(|_| format!("{} begins {}({})", self.name, execution.id, out.1));
-                Stage::Runs { since_us: world.now_us, told: false }
+                Stage::Runs { since_us: world.now_us, told: None }
             }
-            Stage::Runs { since_us, told: false } if world.random.one_in(3) => {
+            Stage::Runs { since_us, told: None } if world.random.one_in(3) => {
                 let worker = self.name.clone();
                 let kind = Kind::Started(pb::Started { attempt: execution.attempt, worker });
-                self.report(world, execution, kind);
-                Stage::Runs { since_us, told: true }
+                let started = self.report(world, execution, kind);
+                let Stage::Reports { token, .. } = started else { return Ok(started) };
+                Stage::Runs { since_us, told: Some(token) }
             }
             // Some work takes long.
             Stage::Runs { since_us, told } if item.stop.is_none() && world.random.one_in(3) => {

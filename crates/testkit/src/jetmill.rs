@@ -11,8 +11,8 @@ use anyhow::Context;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::eventually::eventually;
-use crate::process::{self, Stray};
+use launch::eventually;
+use launch::process::{self, Stray};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const CLI_TIMEOUT: Duration = Duration::from_mins(1);

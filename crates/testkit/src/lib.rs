@@ -6,17 +6,13 @@
 //! `make tools`; nothing is skipped. Whatever is started here ends with the test that started it,
 //! also when that test is killed.
 //!
-//! This is for `dev-dependencies` only. It may use `common`, and no service.
+//! This is for `dev-dependencies` only. It may use `launch`, and no service.
 
-mod eventually;
 mod jetmill;
-mod nats;
 mod postgres;
-mod process;
 
-pub use eventually::eventually;
 pub use jetmill::{Addresses, Dev, DevBuilder, Jetmill, Output};
-pub use nats::{NatsServer, NatsServerBuilder};
+pub use launch::{NatsServer, NatsServerBuilder, eventually};
 pub use postgres::Postgres;
 
 #[cfg(test)]

@@ -7,10 +7,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
+use launch::postgres::{self, Programs, output_of, temporary_folder};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
-use throwaway::{Programs, output_of, temporary_folder};
-
-use crate::process;
 
 /// No durability, and little memory: there is one server for each test process.
 const SETTINGS: [&str; 5] = [
@@ -28,7 +26,7 @@ const SETTINGS: [&str; 5] = [
 /// system's folders and in `.tools/pg`.
 #[derive(Debug)]
 pub struct Postgres {
-    server: throwaway::Postgres,
+    server: postgres::Postgres,
     databases: AtomicU32,
 }
 
@@ -63,21 +61,16 @@ impl Postgres {
     }
 
     fn start() -> anyhow::Result<Self> {
-        let programs = find_programs()?;
+        let programs = Programs::find_or_tell()?;
         let template = template(&programs)?;
-        let server = throwaway::Postgres::start(&programs, Some(&template), &SETTINGS)?;
+        let server = postgres::Postgres::start(&programs, Some(&template), &SETTINGS)?;
         Ok(Self { server, databases: AtomicU32::new(0) })
     }
 }
 
-fn find_programs() -> anyhow::Result<Programs> {
-    Programs::find(&[process::tools_dir().join("pg/bin")])
-        .context("PostgreSQL (initdb, postgres) is missing: run `make test-tools`")
-}
-
 /// The data folder as `initdb` left it, made once for each version, user and target folder.
 fn template(programs: &Programs) -> anyhow::Result<PathBuf> {
-    let cache = process::profile_dir()?.join("testkit");
+    let cache = launch::process::profile_dir()?.join("testkit");
     fs::create_dir_all(&cache).context("failed to create a folder")?;
     let version = programs.version()?;
     let version: String =

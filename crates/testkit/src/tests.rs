@@ -8,7 +8,7 @@ use crate::{NatsServer, Postgres, eventually};
 async fn nats_keeps_its_port_and_its_streams_over_a_crash() -> anyhow::Result<()> {
     let mut server = NatsServer::builder().sync_always().config("max_payload: 64KB").start()?;
     let (url, pid) = (server.url(), server.pid());
-    let jetstream = async_nats::jetstream::new(server.client().await?);
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await?);
     let stream = async_nats::jetstream::stream::Config {
         name: "KEPT".to_owned(),
         subjects: vec!["kept.>".to_owned()],
@@ -23,7 +23,7 @@ async fn nats_keeps_its_port_and_its_streams_over_a_crash() -> anyhow::Result<()
     assert_eq!(server.url(), url);
     assert_ne!(server.pid(), pid);
     assert!(server.data_dir().is_dir());
-    let jetstream = async_nats::jetstream::new(server.client().await?);
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await?);
     let info = jetstream.get_stream("KEPT").await?.get_info().await?;
     assert_eq!(info.state.messages, 1);
     Ok(())

@@ -9,9 +9,9 @@ use std::{
 use anyhow::{Context as _, ensure};
 use common::error::{ApiError, ErrorCode};
 use jetmill_sdk::{Client, pb};
+use launch::postgres::{Postgres, Programs};
 use runtime::config::Layers;
 use tempfile::TempDir;
-use throwaway::{Postgres, Programs};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     time::{Instant, sleep, timeout},

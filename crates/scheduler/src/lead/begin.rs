@@ -16,11 +16,11 @@ use crate::{plan::Planner, snapshot};
 pub(super) type Heartbeats = BoxStream<'static, Result<kv::Entry, kv::WatcherError>>;
 
 /// Goes on from the snapshot; or from the floor of the log with what was carried over it; or from
-/// the beginning.
-pub(super) async fn planner(ctx: &Context) -> anyhow::Result<(Planner, Reader)> {
+/// the beginning. Says whether it was the snapshot.
+pub(super) async fn planner(ctx: &Context) -> anyhow::Result<(Planner, Reader, bool)> {
     if let Some((planner, cursor)) = snapshot::load(&ctx.bus).await {
         match open(ctx, Some(cursor)).await {
-            Ok(reader) => return Ok((planner, reader)),
+            Ok(reader) => return Ok((planner, reader, true)),
             Err(error @ ReadError::Gap { .. }) => {
                 tracing::warn!(error = describe(&error), "the snapshot is of no use");
             }
@@ -28,7 +28,7 @@ pub(super) async fn planner(ctx: &Context) -> anyhow::Result<(Planner, Reader)> 
         }
     }
     let Some(cut) = bus::trim::last(&ctx.bus).await? else {
-        return Ok((Planner::default(), open(ctx, None).await?));
+        return Ok((Planner::default(), open(ctx, None).await?, false));
     };
     let mut planner = Planner::begin_at(&cut.trimmed);
     let cursor = bus::trim::carried(&ctx.bus, &cut, |at, key, event| {
@@ -39,7 +39,7 @@ pub(super) async fn planner(ctx: &Context) -> anyhow::Result<(Planner, Reader)> 
     .await?;
     planner.preloaded();
     tracing::info!(floor = cut.trimmed.floor, open = planner.open_tasks(), "begins at the floor");
-    Ok((planner, open(ctx, Some(cursor)).await?))
+    Ok((planner, open(ctx, Some(cursor)).await?, false))
 }
 
 /// Opens the log, for as long as that is a matter of time.

@@ -11,7 +11,7 @@ use common::{
 
 use super::Lead;
 use crate::{
-    plan::{Found, Ticket},
+    plan::{Found, Pass, Ticket},
     trim::{self, Log, Window},
     verdict::ACTOR,
 };
@@ -36,6 +36,14 @@ struct Round {
     said: bool,
 }
 
+impl Round {
+    fn new(floor: u64, Pass { mut open, over, .. }: Pass) -> Self {
+        // They are taken from the end: the oldest, which lie side by side in the log, come first.
+        open.reverse();
+        Self { floor, open, over, ..Self::default() }
+    }
+}
+
 impl Lead {
     /// One step of keeping the log within its bounds. Whatever fails is tried again later: until the
     /// log says that it was cut nothing has happened, and after that the purge may come any time.
@@ -50,6 +58,7 @@ impl Lead {
         };
         if let Err(error) = outcome {
             tracing::warn!(error = format!("{error:#}"), "the log was not trimmed");
+            self.planner.end_cut();
             self.trimmer.round = None;
         }
     }
@@ -85,11 +94,13 @@ impl Lead {
         let Some(floor) = trim::floor(planner.marks(), current, needed, window) else {
             return Ok(());
         };
-        let pass = planner.to_carry(floor);
+        let pass = self.planner.begin_cut(floor);
         let carried = pass.open.len() + pass.over.len();
-        if trim::is_worth_it(planner.marks(), current, floor, carried) {
+        if trim::is_worth_it(self.planner.marks(), current, floor, carried) {
             tracing::info!(floor, last = log.last, carried, "trimming the log");
-            self.trimmer.round = Some(Round { floor, ..Round::default() });
+            self.trimmer.round = Some(Round::new(floor, pass));
+        } else {
+            self.planner.end_cut();
         }
         Ok(())
     }
@@ -109,6 +120,7 @@ impl Lead {
             if self.planner.floor() >= floor {
                 let purged = bus::trim::purge_below(&self.ctx.bus, floor).await?;
                 tracing::info!(floor, purged, "trimmed the log");
+                self.planner.end_cut();
                 self.trimmer.round = None;
             }
             return Ok(());
@@ -117,16 +129,14 @@ impl Lead {
             if self.cursor.sequence < round.carried_at {
                 return Ok(());
             }
-            let pass = self.planner.to_carry(floor);
+            let pass = self.planner.look_again();
             if pass.is_done() {
                 let trimmed = self.planner.trim_at(floor, self.cursor.sequence);
                 // Otherwise something came in meanwhile: it is folded, and looked at again.
                 round.said = bus::trim::say(&self.ctx.bus, ACTOR, trimmed).await?.is_some();
                 return Ok(());
             }
-            // From the end, so that the oldest, which lie side by side in the log, come first.
-            (round.open, round.over) = (pass.open, pass.over);
-            round.open.reverse();
+            *round = Round { carried_at: round.carried_at, ..Round::new(floor, pass) };
         }
         self.carry().await
     }

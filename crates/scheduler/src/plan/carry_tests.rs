@@ -52,7 +52,7 @@ fn knows(planner: &Planner) -> Knows {
 fn cut(world: &mut World, log: &mut Vec<Event>, floor: u64) {
     let as_of = log.len() as u64;
     let names = names(log);
-    let pass = world.planner.to_carry(floor);
+    let pass = world.planner.begin_cut(floor);
     let mut carried = Vec::new();
     for ticket in pass.open {
         let entry = world.planner.entry(ticket).unwrap();
@@ -68,7 +68,8 @@ fn cut(world: &mut World, log: &mut Vec<Event>, floor: u64) {
         let kind = Kind::Carried(Box::new(body.unwrap()));
         push(world, log, Event::Task(TaskEvent::new(tenant, id, "scheduler", kind)));
     }
-    assert!(world.planner.to_carry(floor).is_done(), "{:?}", world.planner.to_carry(floor));
+    let left = world.planner.look_again();
+    assert!(left.is_done() && world.planner.to_carry(floor).is_done(), "{left:?}");
     let policy = Policy::Trimmed(world.planner.trim_at(floor, log.len() as u64));
     push(world, log, Event::Policy(PolicyEvent { actor: "scheduler".into(), policy }));
 }

@@ -1,9 +1,10 @@
 //! **Pure.** What follows from the backlog now: releases, decisions, and whom to tell to stop.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, time::Duration};
 
 use common::{
     id::{QueueName, TaskKey},
+    lifecycle::Phase,
     limits,
     time::Timestamp,
 };
@@ -65,12 +66,33 @@ impl Planner {
     }
 
     /// The attempt lies in the work queue already: an earlier leader released it.
-    pub fn is_out(&mut self, key: TaskKey, attempt: u32, now_ms: u64) {
+    fn is_out(&mut self, key: TaskKey, attempt: u32, now_ms: u64) {
         if let Some(Found::Open(ticket, entry)) = self.find(key)
             && entry.state.attempt() == attempt
             && matches!(entry.place, Place::Ready | Place::Waiting)
         {
             self.place(ticket, Place::Released(now_ms));
+        }
+    }
+
+    /// What this process released in an earlier term, and what neither lies in the work queue nor was
+    /// begun: it never got there, or its answer never came. It is ready again, at no cost. All that
+    /// the log ended before the work queue was read must be folded.
+    pub fn only_these_are_out(&mut self, out: &[(TaskKey, u32)], now_ms: u64) {
+        for (key, attempt) in out {
+            self.is_out(*key, *attempt, now_ms);
+        }
+        let out = out.iter().copied().collect::<HashSet<_>>();
+        let listed = self.workers.held_keys();
+        let nowhere = self.entries.iter().filter(|(_, entry)| {
+            matches!(entry.place, Place::Released(_))
+                && entry.state.phase == Phase::Pending
+                && !out.contains(&(entry.key, entry.state.attempt()))
+                && !listed.contains(&entry.key)
+        });
+        let nowhere = nowhere.map(|(ticket, _)| ticket).collect::<Vec<_>>();
+        for ticket in nowhere.into_iter().rev() {
+            self.unrelease(ticket);
         }
     }
 
@@ -130,6 +152,13 @@ impl Planner {
                 if self.graph.waits(ticket.slot).iter().any(missing) {
                     self.decide(ticket, Decision::DependencyMissing);
                 }
+            }
+            // Its release may yet be refused: then it has waited all along.
+            Alarm::Queue
+                if matches!(entry.place, Place::Released(_))
+                    && entry.state.phase == Phase::Pending =>
+            {
+                self.alarm(self.clock.after(limits::HEARTBEAT_EVERY), ticket, alarm);
             }
             Alarm::Queue => {
                 let rare = self.rare.get(&ticket.slot).copied().unwrap_or_default();
@@ -224,6 +253,13 @@ impl Planner {
         queue.waiting = queue.waiting.saturating_sub(1);
         queue.queued += 1;
         queue.push_front(entry.priority, ticket);
+    }
+
+    /// The attempts that are released with these tickets. While a release is under way a task may move
+    /// on, and then the answer is not about its next attempt.
+    pub fn attempts(&self, tickets: &[Ticket]) -> Vec<(Ticket, u32)> {
+        let attempt = |ticket: &Ticket| Some((*ticket, self.entry(*ticket)?.state.attempt()));
+        tickets.iter().filter_map(attempt).collect()
     }
 
     /// What the scheduler has to decide, at most `max`.

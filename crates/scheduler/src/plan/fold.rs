@@ -70,15 +70,14 @@ impl Planner {
 
     fn task(&mut self, at: (u64, u32), event: &TaskEvent, now_ms: u64) -> Folded {
         let key = TaskKey::new(&event.tenant, &event.id);
-        if self.is_known(key, at.0) {
-            return Folded::default();
-        }
         let known = match self.find(key) {
+            _ if self.is_known(key, at.0) => return Folded::default(),
             Some(Found::Over(_)) => {
                 if let Kind::Carried(body) = &event.kind {
                     self.carried_over(key, at, body);
                 } else {
                     self.over.used(key, at.0);
+                    self.touch(key);
                 }
                 return Folded::default();
             }
@@ -153,6 +152,7 @@ impl Planner {
             match self.over.get(edge.dependency) {
                 Some(end) => {
                     self.over.used(edge.dependency, at);
+                    self.touch(edge.dependency);
                     self.judge(ticket, edge.on, end.phase);
                 }
                 None if edges.contains(&edge) => {}
@@ -338,6 +338,7 @@ impl Planner {
         let created = self.carried.remove(&ticket.slot).map_or((sequence, index), |c| c.created);
         self.marks.ended();
         self.over.insert(key, Tombstone { sequence, index, created, ended, used: ended, phase });
+        self.touch(key);
         self.entries.remove(ticket);
         for (dependent, on) in self.graph.take_dependents(entry.key) {
             let left = self.graph.met(dependent.slot, entry.key);

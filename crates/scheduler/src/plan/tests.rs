@@ -489,6 +489,81 @@ fn a_release_that_never_left_is_ready_again_unless_it_ran() {
     assert_eq!(world.released(&["a", "b"]), ["a"]);
 }
 
+/// A task of this id was over, its tombstone trimmed, and another system spoke of the id; a decision
+/// about it would never find a submission.
+#[test]
+fn what_another_system_runs_is_not_lost_with_a_worker_that_listed_its_id() {
+    let mut world = World::with_worker(1);
+    world.beat("w", 1, &[("a", 1)]);
+    world.say("a", Kind::Progress(pb::Progress::default()));
+    world.say("b", Kind::Started(pb::Started { attempt: 0, worker: "w".into() }));
+    world.planner.worker_left("w");
+    assert_eq!(world.decisions(), []);
+    assert!(world.planner.to_carry(100).open.len() == 2, "nothing keeps the log from being cut");
+    world.say("a", Kind::CancelRequested(pb::CancelRequested::default()));
+    world.pass(5_000);
+    assert_eq!(world.decisions(), [Decision::Cancel]);
+}
+
+/// Its answer never came, and then the lease went and came back.
+#[test]
+fn a_new_term_begins_with_what_lies_in_the_work_queue() {
+    let mut world = World::with_worker(4);
+    for id in ["a", "b", "c", "d"] {
+        world.submit(id, |_| {});
+    }
+    assert_eq!(world.released(&["a", "b", "c", "d"]).len(), 4);
+    world.say("b", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+    world.beat("w", 4, &[("b", 1), ("c", 1)]);
+    world.planner.follow();
+    world.planner.only_these_are_out(&[(key_of("a"), 1)], world.now_ms);
+    world.planner.lead(world.now(), world.now_ms);
+    assert_eq!(world.released(&["a", "b", "c", "d"]), ["d"], "at no cost, as the same attempt");
+    assert_eq!(world.decisions(), []);
+}
+
+#[test]
+fn what_lies_on_a_queue_that_nobody_serves_any_more_is_called_back_and_may_expire() {
+    let mut world = World::with_worker(1);
+    let limit = |s: i64| pb::Timeouts {
+        queue: Some(std::time::Duration::from_secs(s as u64).into()),
+        ..pb::Timeouts::default()
+    };
+    world.submit("a", |spec| spec.timeouts = Some(limit(30)));
+    world.submit("b", |_| {});
+    assert_eq!(world.released(&["a", "b"]), ["a", "b"]);
+    world.say("b", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+    assert_eq!(world.planner.unserved(world.now_ms), []);
+    world.planner.worker_left("w");
+    assert_eq!(world.decisions(), [Decision::Lost], "what ran is lost");
+    assert_eq!(world.planner.unserved(world.now_ms), [], "it may come back");
+    world.pass(12_000);
+    let unserved = world.planner.unserved(world.now_ms);
+    assert_eq!(
+        unserved.iter().map(|(_, key, n)| (*key, *n)).collect::<Vec<_>>(),
+        [(key_of("a"), 1)]
+    );
+    world.say("a", Kind::Returned(pb::Returned { attempt: 1, ..pb::Returned::default() }));
+    assert_eq!(world.place("a"), Place::Ready);
+    world.pass(31_000);
+    assert_eq!(world.decisions(), [Decision::Expired]);
+}
+
+/// The timeout rang while the release was under way, which was refused; and then the worker left.
+#[test]
+fn a_queue_timeout_that_rings_during_a_release_is_not_forgotten() {
+    let mut world = World::with_worker(1);
+    let queue = Some(std::time::Duration::from_secs(1).into());
+    let timeouts = pb::Timeouts { queue, ..pb::Timeouts::default() };
+    world.submit("a", |spec| spec.timeouts = Some(timeouts));
+    assert_eq!(world.released(&["a"]), ["a"]);
+    world.pass(2_000);
+    let Some(Found::Open(ticket, _)) = world.planner.find(key_of("a")) else { panic!() };
+    world.planner.unrelease(ticket);
+    world.pass(2_000);
+    assert_eq!(world.decisions(), [Decision::Expired]);
+}
+
 #[test]
 fn what_a_worker_began_and_does_not_list_any_more_is_lost() {
     let mut world = World::with_worker(4);
@@ -496,7 +571,10 @@ fn what_a_worker_began_and_does_not_list_any_more_is_lost() {
     world.planner.release(world.now_ms, 16, 10);
     world.say("a", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
     world.beat("w", 4, &[]);
-    assert!(world.planner.take_decisions(9).is_empty(), "its heartbeat may be older than the start");
+    assert!(
+        world.planner.take_decisions(9).is_empty(),
+        "its heartbeat may be older than the start"
+    );
     world.now_ms += 7_000;
     world.beat("w", 4, &[("a", 1)]);
     assert!(world.planner.take_decisions(9).is_empty(), "it lists it");

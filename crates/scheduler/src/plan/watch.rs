@@ -31,12 +31,13 @@ impl Planner {
         }
     }
 
-    /// Tasks whose attempt went out this long ago and was neither begun nor listed by a worker.
+    /// Tasks whose attempt went out this long ago and is not listed by a worker. It may have begun: its
+    /// worker may have been started again under the same name, so that its heartbeat never lapsed.
     pub fn suspects(&self, now_ms: u64, older_ms: u64) -> Vec<(Ticket, TaskKey, u32)> {
         let listed = self.workers.held_keys();
         let quiet = |entry: &super::Entry| {
             matches!(entry.place, Place::Released(at) if now_ms.saturating_sub(at) > older_ms)
-                && entry.state.phase == Phase::Pending
+                && matches!(entry.state.phase, Phase::Pending | Phase::Running)
                 && entry.deciding.is_none()
                 && !listed.contains(&entry.key)
         };
@@ -44,10 +45,37 @@ impl Planner {
         open.map(|(ticket, entry)| (ticket, entry.key, entry.state.attempt())).collect()
     }
 
+    /// Attempts that lie on a queue that nobody has served for a while, and that nobody began: as
+    /// long as they are out their limits do not ring. Each is named once in a while.
+    pub fn unserved(&mut self, now_ms: u64) -> Vec<(Ticket, TaskKey, u32)> {
+        let patience = limits::WORKER_LOST_AFTER.as_millis() as u64;
+        let mut due = Vec::new();
+        for (id, (name, queue)) in (0..).zip(&self.queues) {
+            if queue.outstanding == 0 || self.workers.service(name.as_str()).slots > 0 {
+                self.unserved.remove(&id);
+                continue;
+            }
+            let since = self.unserved.entry(id).or_insert(now_ms);
+            if now_ms.saturating_sub(*since) > patience {
+                *since = now_ms;
+                due.push(id);
+            }
+        }
+        if due.is_empty() {
+            return Vec::new();
+        }
+        let on_these = self.suspects(now_ms, 0).into_iter();
+        let is_due = |ticket| self.entry(ticket).is_some_and(|e| due.contains(&e.queue));
+        on_these.filter(|(ticket, ..)| is_due(*ticket)).collect()
+    }
+
     /// The attempt is neither in the work queue nor with a worker, and nobody said how it ended.
     pub fn vanished(&mut self, ticket: Ticket, attempt: u32) {
-        let lost =
-            |e: super::Entry| e.state.attempt() == attempt && e.state.phase == Phase::Pending;
+        let lost = |e: super::Entry| {
+            e.state.attempt() == attempt
+                && matches!(e.state.phase, Phase::Pending | Phase::Running)
+                && !self.is_held(e.key)
+        };
         if self.entry(ticket).is_some_and(|e| lost(e) && matches!(e.place, Place::Released(_))) {
             self.decide(ticket, Decision::Lost);
         }
@@ -168,6 +196,7 @@ impl Planner {
     /// This process did not listen for a while: nobody is late, and what it hears now may be old.
     pub fn was_deaf(&mut self, now_ms: u64) {
         self.workers.all_heard(now_ms);
+        self.unserved.clear();
         for holder in self.holders.values_mut() {
             holder.since_ms = now_ms;
         }

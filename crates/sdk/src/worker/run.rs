@@ -163,7 +163,15 @@ async fn until_end(
     // Every arm is cancel-safe; work that has ended comes first.
     let limit = tokio::select! {
         biased;
-        ended = work.join_next() => return finished(ended),
+        ended = work.join_next() => {
+            return match (finished(ended), stop.why()) {
+                // It was told to stop and did so at once: that is no error of its own.
+                ((How::Finished(result), took), Some(why)) if result.error.is_some() => {
+                    (How::Stopped(why, result), took)
+                }
+                (how, _) => how,
+            };
+        }
         () = stop.token.cancelled() => None,
         limit = bounds.reached(signs) => Some(limit),
     };

@@ -1,5 +1,5 @@
 //! **Pure.** The second half of a scheduler's loop, in the order of the product's shell: decide,
-//! release, find out, compare, settle.
+//! release, move the fence, find out, compare, call back, settle.
 
 use common::{
     event::{Event, Kind, TaskEvent},
@@ -10,10 +10,8 @@ use common::{
     time::Timestamp,
 };
 use scheduler::{
-    office::{self, Released, Sight, Step},
     orders::{self, Then},
-    outgoing::{self, Outgoing},
-    plan::{Decision, Entry, Place, Release, Ticket},
+    plan::{Decision, Entry, Place},
     verdict,
 };
 
@@ -21,15 +19,17 @@ use super::{Goal, Point, Scheduler, Stage};
 use crate::{
     client::{self, Order},
     invariants::{self, Broken},
-    world::{Answer, What, World},
+    net::Answer,
+    world::World,
 };
 
-/// How long the answer to a release may take.
-const RELEASE_WAIT_US: i64 = 5_000_000;
 /// How long a publisher tries.
-const PUBLISH_WAIT_US: i64 = 30_000_000;
+pub(super) const PUBLISH_WAIT_US: i64 = 30_000_000;
 const COMPARE_EVERY_MS: u64 = 30_000;
 const SUSPECT_AFTER_MS: u64 = 60_000;
+const RECALL_EVERY_MS: u64 = 1_000;
+/// Messages that are released before the fence is moved to behind them.
+const FENCE_MOVES_AFTER: usize = 6;
 const DEAF_AFTER_MS: u64 = 4_000;
 const SNAPSHOT_EVERY: u64 = 40;
 
@@ -58,27 +58,17 @@ impl Scheduler {
         self.go_on(world, Point::Decide)
     }
 
-    fn go_on(&mut self, world: &mut World, from: Point) -> Result<(), Broken> {
-        if from == Point::Decide && self.decide(world)? {
+    pub(super) fn go_on(&mut self, world: &mut World, from: Point) -> Result<(), Broken> {
+        if from <= Point::Decide && self.decide(world)? {
             return Ok(());
         }
-        if matches!(from, Point::Decide | Point::Release) && self.compose(world)? {
-            return Ok(());
-        }
-        if matches!(from, Point::Decide | Point::Release | Point::FindOut)
-            && self.doubts.must_find_out()
-        {
-            self.begin(Goal::FindOut);
+        if from <= Point::Release && self.compose(world)? {
             return Ok(());
         }
         let now_ms = self.now_ms(world);
-        if from != Point::Settle && now_ms >= self.compare_at {
-            self.compare_at = now_ms + COMPARE_EVERY_MS;
-            let suspects = self.planner.suspects(now_ms, SUSPECT_AFTER_MS);
-            if !suspects.is_empty() {
-                self.begin(Goal::Compare(suspects));
-                return Ok(());
-            }
+        if let Some(goal) = self.goal(now_ms, from) {
+            self.begin(goal);
+            return Ok(());
         }
         self.doubts.settle(&mut self.planner, self.cursor);
         if std::mem::take(&mut self.pauses_changed) {
@@ -97,9 +87,29 @@ impl Scheduler {
         self.trim(world)
     }
 
-    /// Begins to find out where released attempts are.
-    pub(super) fn begin(&mut self, goal: Goal) {
-        self.stage = Stage::Steps { goal, at: 0, purged: false, sight: Sight::default() };
+    /// What is to be done on the work queue.
+    fn goal(&mut self, now_ms: u64, from: Point) -> Option<Goal> {
+        if from <= Point::Fence && self.released >= FENCE_MOVES_AFTER {
+            return Some(Goal::MoveFence);
+        }
+        if from <= Point::FindOut && self.doubts.must_find_out() {
+            return Some(Goal::FindOut);
+        }
+        if from <= Point::Compare && now_ms >= self.compare_at {
+            self.compare_at = now_ms + COMPARE_EVERY_MS;
+            let suspects = self.planner.suspects(now_ms, SUSPECT_AFTER_MS);
+            if !suspects.is_empty() {
+                return Some(Goal::Compare(suspects));
+            }
+        }
+        if from <= Point::Recall && now_ms >= self.recall_at {
+            self.recall_at = now_ms + RECALL_EVERY_MS;
+            let unserved = self.planner.unserved(now_ms);
+            if !unserved.is_empty() {
+                return Some(Goal::Recall(unserved));
+            }
+        }
+        None
     }
 
     /// Goes on with what it waited for.
@@ -134,11 +144,11 @@ impl Scheduler {
                 }
                 Ok(())
             }
-            Stage::Composed(messages) => {
-                self.send(world, messages);
-                Ok(())
+            Stage::Composed(messages) => self.send(world, messages),
+            Stage::Landing(after) => self.landing(world, after),
+            Stage::Recalling { sequence, rest, token, since_us } => {
+                self.recalled(world, (sequence, rest), token, since_us)
             }
-            Stage::Releasing { sent, since_us } => self.released(world, sent, since_us),
             Stage::Ordering { event, then, before, token, since_us } => {
                 match world.answers.remove(&token) {
                     Some(Answer::Stored(_)) => self.follow_up(world, then, &event),
@@ -154,77 +164,6 @@ impl Scheduler {
                 }
                 self.act(world)
             }
-        }
-    }
-
-    /// Takes one step on the work queue.
-    fn take(
-        &mut self,
-        world: &mut World,
-        goal: Goal,
-        at: usize,
-        purged: bool,
-        mut sight: Sight,
-    ) -> Result<(), Broken> {
-        let steps: &[Step] = match goal {
-            Goal::TakeOver | Goal::FindOut => &office::TAKE_OVER,
-            Goal::Compare(_) => &office::COMPARE,
-        };
-        let Some(step) = steps.get(at) else { return self.taken(world, &goal, sight) };
-        if world.fault(world.setup.refusals, 12) {
-            world.note(|_| format!("{}: the work queue does not answer ({step:?})", self.name()));
-            return self.not_taken(world, &goal);
-        }
-        match step {
-            Step::Fence if !purged => {
-                world.queue.purge_fence();
-                self.stage = Stage::Steps { goal, at, purged: true, sight };
-                return Ok(());
-            }
-            Step::Fence => {
-                let Some(sequence) = world.queue.publish_fence() else {
-                    return self.not_taken(world, &goal);
-                };
-                self.guard.fenced(sequence);
-                world.note(|_| format!("{} puts the fence at {sequence}", self.name()));
-            }
-            Step::ReadBack => sight.out = world.queue.out(),
-            Step::ReadEnd => sight.last = world.log.last(),
-        }
-        if at == 0 {
-            // From the first step on nobody else may release.
-            self.taken_over = match goal {
-                Goal::TakeOver | Goal::FindOut => world.log.last(),
-                Goal::Compare(_) => self.taken_over,
-            };
-        }
-        self.stage = Stage::Steps { goal, at: at + 1, purged: false, sight };
-        Ok(())
-    }
-
-    fn taken(&mut self, world: &mut World, goal: &Goal, sight: Sight) -> Result<(), Broken> {
-        match goal {
-            Goal::TakeOver => {
-                self.office.took_over(sight);
-                Ok(())
-            }
-            Goal::FindOut => {
-                world.note(|_| format!("{} finds out: {:?}", self.name(), sight.out.len()));
-                self.doubts.found_out(&self.planner, &sight);
-                self.go_on(world, Point::Compare)
-            }
-            Goal::Compare(suspects) => {
-                self.doubts.compared(suspects.clone(), &sight);
-                self.go_on(world, Point::Settle)
-            }
-        }
-    }
-
-    fn not_taken(&mut self, world: &mut World, goal: &Goal) -> Result<(), Broken> {
-        match goal {
-            Goal::TakeOver => Ok(()),
-            Goal::FindOut => self.go_on(world, Point::Compare),
-            Goal::Compare(_) => self.go_on(world, Point::Settle),
         }
     }
 
@@ -260,6 +199,12 @@ impl Scheduler {
         let (mut events, mut taken) = (Vec::new(), Vec::new());
         for (ticket, decision) in self.planner.take_decisions(256) {
             let Some(entry) = self.planner.entry(ticket) else { continue };
+            if entry.state.stub {
+                let name = (Tenant::default(), client::id(world.truth.name(entry.key)));
+                events.push(Event::Task(verdict::stub_event(name)));
+                taken.push((ticket, decision));
+                continue;
+            }
             let Some((spec, _)) = self.payload(world, &entry)? else {
                 self.planner.put_back(ticket, decision);
                 continue;
@@ -291,109 +236,6 @@ impl Scheduler {
             world.note(|_| format!("{} withdraws {subject}", self.name()));
             world.queue.end(sequence);
         }
-    }
-
-    /// Writes the next releases; says whether there are any.
-    fn compose(&mut self, world: &mut World) -> Result<bool, Broken> {
-        let now_ms = self.now_ms(world);
-        let max = if world.random.one_in(2) { 512 } else { 2 };
-        let releases = self.planner.release(now_ms, world.setup.window_max, max);
-        for release in &releases {
-            invariants::pauses_hold(&world.truth, release.queue.as_str(), self.cursor)?;
-            for ticket in &release.tickets {
-                invariants::priorities_hold(&world.truth, &self.planner, *ticket)?;
-            }
-        }
-        if releases.is_empty() {
-            return Ok(false);
-        }
-        if !self.is_held(world) {
-            self.take_back(releases.into_iter().map(|release| release.tickets).collect());
-            return Ok(false);
-        }
-        let mut messages = Vec::new();
-        for release in releases {
-            let message = self.outgoing(world, &release)?;
-            messages.push((message, release.tickets));
-        }
-        if messages.iter().any(|(message, _)| message.is_none()) {
-            self.take_back(messages.into_iter().map(|(_, tickets)| tickets).collect());
-            return Ok(false);
-        }
-        let messages =
-            messages.into_iter().filter_map(|(message, t)| Some((message?, t))).collect();
-        self.stage = Stage::Composed(messages);
-        Ok(true)
-    }
-
-    fn outgoing(&self, world: &World, release: &Release) -> Result<Option<Outgoing>, Broken> {
-        let mut items = Vec::new();
-        for ticket in &release.tickets {
-            let Some(entry) = self.planner.entry(*ticket) else { continue };
-            let Some((spec, created_at)) = self.payload(world, &entry)? else { return Ok(None) };
-            items.push(outgoing::item(&entry, &release.queue, &spec, String::new(), created_at));
-        }
-        Ok(Outgoing::new(&release.queue, items, release.json))
-    }
-
-    fn take_back(&mut self, groups: Vec<Vec<Ticket>>) {
-        for ticket in groups.into_iter().flatten().rev() {
-            self.planner.unrelease(ticket);
-        }
-    }
-
-    fn send(&mut self, world: &mut World, messages: Vec<(Outgoing, Vec<Ticket>)>) {
-        let mut sent = Vec::new();
-        for (message, tickets) in messages {
-            let what = What::Release {
-                message: (message.subject, message.body),
-                expects: self.guard.fence(),
-                taken_over: self.taken_over,
-            };
-            sent.push((world.send(self.life, what), tickets));
-        }
-        self.stage = Stage::Releasing { sent, since_us: world.now_us };
-    }
-
-    /// Looks at the answers to releases, once all are there or late.
-    fn released(
-        &mut self,
-        world: &mut World,
-        sent: Vec<(u64, Vec<Ticket>)>,
-        since_us: i64,
-    ) -> Result<(), Broken> {
-        let all = sent.iter().all(|(token, _)| world.answers.contains_key(token));
-        if !all && world.now_us - since_us < RELEASE_WAIT_US {
-            self.stage = Stage::Releasing { sent, since_us };
-            return Ok(());
-        }
-        let mut refused = Vec::new();
-        for (token, tickets) in sent {
-            let outcome = match world.answers.remove(&token) {
-                Some(Answer::Stored(_) | Answer::AlreadyThere) => Released::Out,
-                Some(Answer::Refused) => Released::FencedOff,
-                None => Released::Unknown,
-            };
-            if outcome != Released::Out {
-                let what = tickets.iter().filter_map(|ticket| self.planner.entry(*ticket));
-                let names = what.map(|e| world.truth.name(e.key).to_owned()).collect::<Vec<_>>();
-                world.note(|_| format!("{}: release of {names:?}: {outcome:?}", self.name()));
-            }
-            match outcome {
-                Released::Out => {}
-                Released::Refused => refused.push(tickets),
-                Released::FencedOff => {
-                    self.office.fenced_off(&mut self.planner);
-                    refused.push(tickets);
-                }
-                Released::Unknown => self.doubts.unsure(&self.planner, tickets),
-            }
-        }
-        if !refused.is_empty() || self.doubts.is_unsure() {
-            self.take_back(refused);
-            return self.go_on(world, Point::FindOut);
-        }
-        self.go_on(world, Point::Release)
     }
 
     /// Does what somebody asks for, if it decides.

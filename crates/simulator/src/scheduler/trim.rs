@@ -12,7 +12,8 @@ use super::{Scheduler, Stage};
 use crate::{
     invariants::{self, Broken},
     log::Publish,
-    world::{What, World},
+    net::What,
+    world::World,
 };
 
 const LOOK_EVERY_MS: u64 = 4_000;

@@ -1,4 +1,4 @@
-//! A real `nats-server` with JetStream, of one test's own.
+//! A real `nats-server` with JetStream, of its user's own.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ pub struct NatsServer {
 pub struct NatsServerBuilder {
     jetstream: String,
     server: String,
+    binary: Option<PathBuf>,
+    store: Option<PathBuf>,
 }
 
 impl NatsServerBuilder {
@@ -49,9 +51,34 @@ impl NatsServerBuilder {
         self
     }
 
+    /// Runs this program instead of the one that is found.
+    #[must_use]
+    pub fn binary(mut self, file: impl Into<PathBuf>) -> Self {
+        self.binary = Some(file.into());
+        self
+    }
+
+    /// Keeps JetStream's files in this folder, which is left alone at the end.
+    #[must_use]
+    pub fn store(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.store = Some(folder.into());
+        self
+    }
+
+    /// Adds a line to the part of JetStream, for instance `max_file_store: 8GB`.
+    #[must_use]
+    pub fn jetstream(mut self, line: &str) -> Self {
+        self.jetstream.push_str(line);
+        self.jetstream.push('\n');
+        self
+    }
+
     /// Starts the server; returns once it accepts connections. Blocks for some 50 ms.
     pub fn start(self) -> anyhow::Result<NatsServer> {
-        let binary = find_binary()?;
+        let binary = match &self.binary {
+            Some(named) => named.clone(),
+            None => find_binary()?,
+        };
         let dir = tempfile::Builder::new()
             .prefix("jetmill-nats-")
             .tempdir()
@@ -94,12 +121,18 @@ impl NatsServer {
     /// The folder of JetStream's files.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("jetstream")
+        self.settings.store.as_deref().unwrap_or(self.dir.path()).join("jetstream")
     }
 
-    /// A new client of this server.
-    pub async fn client(&self) -> anyhow::Result<async_nats::Client> {
-        async_nats::connect(self.url()).await.context("failed to connect to nats-server")
+    /// Whether the process lives.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// What it said last.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        process::tail(&self.dir.path().join("nats-server.log"))
     }
 
     /// Ends the server with SIGKILL, as a crash would. Does nothing when it is not running.
@@ -169,13 +202,14 @@ fn launch(
 }
 
 fn config_text(settings: &NatsServerBuilder, dir: &Path, port: Option<u16>) -> String {
-    let NatsServerBuilder { jetstream, server } = settings;
+    let NatsServerBuilder { jetstream, server, store, .. } = settings;
+    let store = store.as_deref().unwrap_or(dir).display();
     let dir = dir.display();
     // Port -1 lets the server choose.
     let port = port.map_or(-1, i32::from);
     format!(
         "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{dir}\"\n\
-         jetstream {{\nstore_dir: \"{dir}\"\n{jetstream}}}\n{server}"
+         jetstream {{\nstore_dir: \"{store}\"\n{jetstream}}}\n{server}"
     )
 }
 

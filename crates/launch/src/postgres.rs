@@ -17,6 +17,8 @@ use std::{
 use anyhow::Context as _;
 use tempfile::TempDir;
 
+use crate::process;
+
 const START_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -60,6 +62,17 @@ impl Programs {
             .chain(more.iter().cloned())
             .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
             .map(Self)
+    }
+
+    /// The same, and where `make test-tools` puts them; an error says how to get them.
+    pub fn find_or_tell() -> anyhow::Result<Self> {
+        Self::find(&[process::tools_dir().join("pg/bin")])
+            .context("PostgreSQL (initdb, postgres) is missing: run `make test-tools`")
+    }
+
+    /// The server.
+    pub fn postgres(&self) -> PathBuf {
+        self.0.join("postgres")
     }
 
     /// What `postgres --version` says.
@@ -143,10 +156,8 @@ impl Postgres {
         self.lock_file()?.lines().next()?.trim().parse().ok()
     }
 
-    /// The server's lock file says `ready` in its last line once connections are accepted.
     fn is_ready(&self) -> bool {
-        self.lock_file()
-            .is_some_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
+        is_ready(&self.data_dir())
     }
 
     fn lock_file(&self) -> Option<String> {
@@ -163,6 +174,13 @@ impl Drop for Postgres {
     }
 }
 
+/// The lock file of the server with this data says `ready` in its last line once it takes
+/// connections.
+pub fn is_ready(data: &Path) -> bool {
+    fs::read_to_string(data.join("postmaster.pid"))
+        .is_ok_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
+}
+
 /// A temporary folder that belongs to the user whom the server runs as.
 pub fn temporary_folder() -> anyhow::Result<TempDir> {
     let dir = tempfile::Builder::new()
@@ -176,15 +194,20 @@ pub fn temporary_folder() -> anyhow::Result<TempDir> {
     Ok(dir)
 }
 
+/// What stands before a command so that it does not run as root.
+pub fn unprivileged_prefix() -> Vec<OsString> {
+    if !rustix::process::geteuid().is_root() {
+        return Vec::new();
+    }
+    let user = format!("--reuid={UNPRIVILEGED}");
+    let group = format!("--regid={UNPRIVILEGED}");
+    ["setpriv", &user, &group, "--clear-groups", "--"].map(Into::into).into()
+}
+
 /// A command that does not run as root.
 fn unprivileged(program: PathBuf) -> Command {
-    if !rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut words: Vec<OsString> = vec![format!("--reuid={UNPRIVILEGED}").into()];
-    words.push(format!("--regid={UNPRIVILEGED}").into());
-    words.extend(["--clear-groups".into(), "--".into(), program.into()]);
-    let mut command = Command::new("setpriv");
+    let mut words = unprivileged_prefix().into_iter().chain([program.into_os_string()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words);
     command
 }

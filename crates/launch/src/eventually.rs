@@ -1,4 +1,4 @@
-//! Waiting for what other processes do, in bounded time. The only place in the tests that sleeps.
+//! Waiting for what other processes do, in bounded time. The tests sleep nowhere else.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// ```no_run
 /// # async fn example(jobs: std::sync::Arc<std::sync::Mutex<Vec<u32>>>) -> anyhow::Result<()> {
 /// # use std::time::Duration;
-/// let job = testkit::eventually("a job", Duration::from_secs(5), async || {
+/// let job = launch::eventually("a job", Duration::from_secs(5), async || {
 ///     jobs.lock().ok()?.pop()
 /// })
 /// .await?;
@@ -45,7 +45,7 @@ pub async fn eventually<T>(
 }
 
 /// The same for the start of a server, which blocks; an error of `probe` ends the waiting.
-pub(crate) fn wait_for<T>(
+pub fn wait_for<T>(
     what: &str,
     timeout: Duration,
     mut probe: impl FnMut() -> anyhow::Result<Option<T>>,

@@ -17,7 +17,7 @@ const TAIL_LINES: usize = 40;
 ///
 /// It works through `setpriv`, which replaces itself with the program, so the process id is the
 /// program's. Elsewhere than on Linux only `Drop` ends the children.
-pub(crate) fn bound_command(program: impl AsRef<OsStr>) -> Command {
+pub fn bound_command(program: impl AsRef<OsStr>) -> Command {
     static CAN_BIND: LazyLock<bool> = LazyLock::new(|| {
         Command::new("setpriv")
             .arg("--help")
@@ -41,7 +41,7 @@ struct Request {
 ///
 /// The kernel counts the death of the *thread* that started a child as the parent's death, and the
 /// threads of tests and runtimes end early.
-pub(crate) fn spawn(command: Command) -> io::Result<Child> {
+pub fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: LazyLock<io::Result<mpsc::SyncSender<Request>>> = LazyLock::new(|| {
         let (requests, inbox) = mpsc::sync_channel::<Request>(1);
         std::thread::Builder::new().name("testkit-spawner".to_owned()).spawn(move || {
@@ -64,7 +64,7 @@ pub(crate) fn spawn(command: Command) -> io::Result<Child> {
 }
 
 /// Sends `signal` to a child that has not been waited for, so that its id is still its own.
-pub(crate) fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
+pub fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
     let pid = Pid::from_child(child);
     rustix::process::kill_process(pid, signal)
         .with_context(|| format!("failed to signal process {}", child.id()))
@@ -72,14 +72,14 @@ pub(crate) fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
 
 /// A process with the time it started at, so that a reused id is not mistaken for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stray {
+pub struct Stray {
     pid: u32,
     started: String,
 }
 
 impl Stray {
     /// All descendants of a process that are alive now; none where there is no `/proc`.
-    pub(crate) fn descendants_of(pid: u32) -> Vec<Self> {
+    pub fn descendants_of(pid: u32) -> Vec<Self> {
         let mut found = Vec::new();
         let mut pending = children_of(pid);
         while let Some(pid) = pending.pop() {
@@ -90,7 +90,7 @@ impl Stray {
     }
 
     /// Kills the process if it is still the one that was seen.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         let same = start_time(self.pid).is_some_and(|started| started == self.started);
         if let (true, Some(pid)) = (same, Pid::from_raw(self.pid as i32)) {
             // It may have ended in between.
@@ -118,25 +118,25 @@ fn start_time(pid: u32) -> Option<String> {
 }
 
 /// The file of this name in a folder of the `PATH`.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// The folder that `make tools` installs into.
-pub(crate) fn tools_dir() -> PathBuf {
+pub fn tools_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools")
 }
 
 /// The folder of the build profile, `target/debug`, derived from where the test executable lies.
-pub(crate) fn profile_dir() -> anyhow::Result<PathBuf> {
+pub fn profile_dir() -> anyhow::Result<PathBuf> {
     let executable = std::env::current_exe().context("failed to find the test executable")?;
     let deps = executable.parent().and_then(Path::parent);
     Ok(deps.context("the test executable lies outside a target folder")?.to_owned())
 }
 
 /// The last lines of a log, for the message of an error.
-pub(crate) fn tail(log: &Path) -> String {
+pub fn tail(log: &Path) -> String {
     let bytes = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
