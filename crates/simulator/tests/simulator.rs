@@ -44,8 +44,8 @@ fn what_is_left_out_changes_nothing_else_and_what_does_not_break_is_not_shortene
 fn every_mutant_can_be_made_of_the_sources() {
     let mut count = 0;
     for entry in fs::read_dir(root().join("crates/simulator/mutants")).expect("the mutants") {
-        let path = entry.expect("a file").path();
-        let patch = fs::read_to_string(&path).expect("text");
+        let place = entry.expect("a file").path();
+        let patch = fs::read_to_string(&place).expect("text");
         let file = patch.lines().find_map(|line| line.strip_prefix("--- a/")).expect("a file");
         let source = fs::read_to_string(root().join(file)).expect(file);
         let hunks = patch.split("\n@@").skip(1);
@@ -55,7 +55,7 @@ fn every_mutant_can_be_made_of_the_sources() {
                 writeln!(old, "{}", line.get(1..).unwrap_or_default()).expect("memory");
             }
             let found = source.matches(old.trim_end_matches('\n')).count();
-            assert_eq!(found, 1, "{}: these lines are not in {file}:\n{old}", path.display());
+            assert_eq!(found, 1, "{}: these lines are not in {file}:\n{old}", place.display());
         }
         count += 1;
     }
