@@ -31,6 +31,8 @@ CREATE TABLE tasks (
     created_at BIGINT NOT NULL,
     started_at BIGINT,
     finished_at BIGINT,
+    -- The message that ended it: once the log is cut behind it, the id is new.
+    ended_at BIGINT,
     deadline BIGINT,
     duration BIGINT,
     verification TEXT NOT NULL,
@@ -39,7 +41,8 @@ CREATE TABLE tasks (
     -- jetmill.v1.Task with what was reported: result, error, usage, metadata, progress.
     report BYTEA NOT NULL,
     CHECK ((state = 'failed') = (cause <> '')),
-    CHECK ((state = 'pending' OR state = 'running') = (finished_at IS NULL))
+    CHECK ((state = 'pending' OR state = 'running') = (finished_at IS NULL)),
+    CHECK ((finished_at IS NULL) = (ended_at IS NULL))
 );
 
 -- The id comes first: it tells tasks apart sooner than the tenant.
@@ -76,5 +79,10 @@ CREATE TABLE log_cursor (
     one BIGINT PRIMARY KEY CHECK (one = 1),
     stream TEXT NOT NULL,
     sequence BIGINT NOT NULL,
-    clock BIGINT NOT NULL
+    clock BIGINT NOT NULL,
+    -- What ended before this message is forgotten: its id is new.
+    floor BIGINT NOT NULL,
+    -- The cut at which this ledger began: until it is folded, what was carried up to it is taken in
+    -- before what is told of it. 0 once that is done.
+    cold_until BIGINT NOT NULL
 );

@@ -60,7 +60,8 @@ pub enum ReadError {
     /// The log no longer has what comes next.
     #[error(
         "the log has no message {expected} (it goes on at {found}); \
-         restore an older log, or move the state away to build it from what is there"
+         restore a newer copy of this state, or move it away: it is then built from the floor of the \
+         log on"
     )]
     Gap {
         /// The sequence that comes next.

@@ -7,7 +7,7 @@ use common::id::Tenant;
 
 use crate::{
     bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
-    exit::Exit, list, live, queue, serve, services, show, stats, submit, worker,
+    exit::Exit, list, live, log, queue, serve, services, show, stats, submit, worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.
@@ -107,6 +107,9 @@ enum Client {
     /// Look at what could not be read or did not end well
     #[command(subcommand)]
     Dead(dead::Command),
+    /// Look at how far the log is trimmed, and at who reads it
+    #[command(subcommand)]
+    Log(log::Command),
     /// List the services that answer
     Services,
     /// Count everything
@@ -167,6 +170,7 @@ async fn ask(session: &Session, command: Client) -> anyhow::Result<Exit> {
         Client::Queue(command) => queue::run(session, command).await,
         Client::Worker(command) => worker::run(session, command).await,
         Client::Dead(command) => dead::run(session, command).await,
+        Client::Log(command) => log::run(session, command).await,
         Client::Services => services::run(session).await,
         Client::Stats => stats::run(session).await,
         Client::Demo(args) => demo::run(session, args).await,

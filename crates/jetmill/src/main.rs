@@ -16,6 +16,7 @@ mod doctor;
 mod exit;
 mod list;
 mod live;
+mod log;
 mod output;
 mod platform;
 mod progress;

@@ -206,10 +206,11 @@ async fn main() -> anyhow::Result<()> {
         fold.fold(batch);
         parts.measure("fold", begun, ());
         let begun = now();
-        let Changes { tasks, entries, counts, clock, .. } = fold.take();
+        let changes = fold.take();
+        let to = Position::new(Cursor { stream: LOG, sequence }, &changes);
+        let Changes { tasks, entries, counts, .. } = changes;
         parts.measure("take", begun, ());
         let begun = now();
-        let to = Position { cursor: Cursor { stream: LOG, sequence }, clock };
         let from = position.map(|p| p.cursor);
         ledger.record(Batch { from, to, tasks, entries, counts }).await?;
         parts.measure("record", begun, ());

@@ -26,11 +26,12 @@ pub(crate) fn first(place: Place, life: State, event: &TaskEvent, clock: Timesta
         created_at: clock,
         started_at: None,
         finished_at: None,
+        ended_at: None,
         duration: None,
         verification: Verification::Pending,
         report: None,
     };
-    apply(&mut row, life, event, clock);
+    apply(&mut row, life, event, place.sequence, clock);
     row
 }
 
@@ -64,8 +65,8 @@ pub(crate) fn describe(live: &mut Live, tenant: Tenant, id: TaskId, spec: TaskSp
     })
 }
 
-/// Applies an event that takes the task to `life`.
-pub(crate) fn apply(row: &mut Live, life: State, event: &TaskEvent, clock: Timestamp) {
+/// Applies an event of message `at` that takes the task to `life`.
+pub(crate) fn apply(row: &mut Live, life: State, event: &TaskEvent, at: u64, clock: Timestamp) {
     let before = std::mem::replace(&mut row.life, life).phase;
     if before != Phase::Running && life.phase == Phase::Running {
         row.started_at = Some(clock);
@@ -86,7 +87,7 @@ pub(crate) fn apply(row: &mut Live, life: State, event: &TaskEvent, clock: Times
         row.duration = told.or(row.duration);
         return;
     }
-    row.finished_at = Some(clock);
+    (row.finished_at, row.ended_at) = (Some(clock), Some(at));
     let measured = row.started_at.map(|start| clock.since(start));
     row.duration = if life.external { measured.or(told) } else { told.or(measured) };
     if let (None, Some(duration)) = (row.started_at, told) {

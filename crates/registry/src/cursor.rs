@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::ledger::{Ledger, within};
 
 /// Under this name the ledger's cursor is registered.
-const READER: &str = "registry";
+pub(crate) const READER: &str = "registry";
 
 /// Registers the cursor of the ledger whenever it has moved, until shutdown. Who wrote last says
 /// the same as everybody else: there is one ledger.

@@ -23,7 +23,7 @@ use common::{
 use futures::future::BoxFuture;
 
 use crate::{
-    project::Counts,
+    project::{Changes, Counts},
     row::{Change, Entry, Place, Row},
 };
 
@@ -39,6 +39,19 @@ pub struct Position {
     pub cursor: Cursor,
     /// The fold's clock.
     pub clock: Timestamp,
+    /// What ended before this message is forgotten: its id is new.
+    pub floor: u64,
+    /// The cut at which an empty ledger began, until it is folded: up to there, what was carried
+    /// comes before what is told of it. 0 once that is done.
+    pub cold_until: u64,
+}
+
+impl Position {
+    /// Where a fold is whose changes reach up to the cursor.
+    pub fn new(cursor: Cursor, changes: &Changes) -> Self {
+        let Changes { clock, floor, cold_until, .. } = *changes;
+        Self { cursor, clock, floor, cold_until }
+    }
 }
 
 /// What one transaction writes.

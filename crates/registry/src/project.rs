@@ -7,6 +7,7 @@
 //! A fold keeps what it knows of open tasks from one batch to the next, and asks the ledger for
 //! the others. It can be dropped at any time: another one begins where the ledger is.
 
+mod cold;
 mod known;
 mod letters;
 
@@ -24,12 +25,19 @@ use common::{
     wire::{self, NotAnEvent},
 };
 
-pub use self::letters::{TASK, UNDECODABLE};
+pub use self::{
+    cold::Cold,
+    letters::{TASK, UNDECODABLE},
+};
 use crate::{
     change, raw,
-    row::{Change, Entry, Fixed, Live, Place, Row},
+    row::{Change, Entry, Fixed, Live, Place, Row, UNKNOWN_EXECUTOR},
 };
+use cold::Carriage;
 use known::Known;
+
+/// Why an event changes nothing that a carried state has already.
+const BEFORE: &str = "before what was carried";
 
 /// What messages come to.
 #[derive(Debug, Default)]
@@ -46,6 +54,10 @@ pub struct Changes {
     pub traces: Vec<Trace>,
     /// The fold's clock: the running maximum of the log's times.
     pub clock: Timestamp,
+    /// What ended before this message is forgotten.
+    pub floor: u64,
+    /// The cut at which the fold began, while it is still to come; else 0.
+    pub cold_until: u64,
 }
 
 /// By how much the number of tasks changes, by subsystem and the word of the state.
@@ -80,6 +92,9 @@ pub fn known(messages: &[Message]) -> (usize, Option<u32>) {
 pub struct Fold {
     known: Known,
     out: Changes,
+    /// What ended before this message is forgotten: its id is new.
+    floor: u64,
+    cold: Option<Cold>,
     /// Of the messages whose changes were not taken.
     bytes: usize,
     traced: bool,
@@ -89,7 +104,13 @@ impl Fold {
     /// Begins where a ledger is: at its clock, and with the newest of its ids.
     pub fn new(clock: Timestamp, newest: Option<&str>, traced: bool) -> Self {
         let out = Changes { clock, ..Changes::default() };
-        Self { known: Known::new(newest), out, bytes: 0, traced }
+        Self { known: Known::new(newest), out, floor: 0, cold: None, bytes: 0, traced }
+    }
+
+    /// Forgets what ended before the floor of the ledger.
+    #[must_use]
+    pub fn counting_from(self, floor: u64) -> Self {
+        Self { floor, ..self }
     }
 
     /// Whether so many more events of so many bytes are too much for one batch.
@@ -113,6 +134,7 @@ impl Fold {
                 }
                 None => {
                     seen.insert(key)
+                        && !self.known.is_forgotten(&key)
                         && !(matches!(event.kind, Kind::Created(_)) && self.known.is_new(&event.id))
                 }
             };
@@ -124,21 +146,28 @@ impl Fold {
         missing
     }
 
-    /// Takes what the ledger has of tasks; of several under one id the newest counts.
+    /// Takes what the ledger has of tasks; of several under one id the newest counts, unless it
+    /// ended before the floor.
     pub fn load(&mut self, mut rows: Vec<Row>) {
         rows.sort_by_key(|row| std::cmp::Reverse(row.live.place));
         for row in rows {
-            self.known.load(row);
+            if let Some(cold) = &mut self.cold {
+                cold.found(&row.key());
+            }
+            if row.live.ended_at.is_none_or(|ended| ended >= self.floor) {
+                self.known.load(row);
+            }
         }
     }
 
-    /// Folds messages of which nothing is [`Fold::missing`].
+    /// Folds messages of which nothing is [`Fold::missing`] or [`Fold::wanted`].
     pub fn fold(&mut self, messages: Vec<Message>) {
         for mut message in messages {
             self.out.clock = self.out.clock.max(message.at);
             self.bytes += message.payload.len();
             let items = std::mem::take(&mut message.items);
             self.message(&message, items);
+            self.passed(message.sequence);
         }
     }
 
@@ -147,8 +176,15 @@ impl Fold {
         let mut taken = Changes { clock: self.out.clock, ..Changes::default() };
         std::mem::swap(&mut taken, &mut self.out);
         self.bytes = 0;
-        taken.tasks = self.known.take(&mut taken.counts);
+        self.known.take(&mut taken.counts, &mut taken.tasks);
+        (taken.floor, taken.cold_until) = (self.floor, self.cold_until());
         taken
+    }
+
+    /// The log was cut: what ended before the floor is forgotten.
+    fn trimmed(&mut self, floor: u64) {
+        self.floor = self.floor.max(floor);
+        self.known.forget_before(self.floor, &mut self.out.counts, &mut self.out.tasks);
     }
 
     fn task(&mut self, message: &Message, index: u32, event: TaskEvent, raw: raw::Item) {
@@ -156,12 +192,25 @@ impl Fold {
         let clock = self.out.clock;
         let key = TaskKey::new(&event.tenant, &event.id);
         let kind = event.kind.word();
+        let carriage = self.carriage(&key, place);
+        if carriage == Carriage::Source {
+            return;
+        }
+        let is_before = carriage == Carriage::Before;
+        if is_before && self.ends_carried(&key, place, &event) {
+            self.poison_unknown(message, index, &event, key);
+        }
         let slot = self.known.get(&key);
-        let life = lifecycle::apply(slot.map(|s| s.live.life), &event.kind);
-        let mut ignored = life.err().map(Ignored::as_str).unwrap_or_default();
+        let life = match slot.map(|s| s.live.life) {
+            _ if is_before => Err(BEFORE),
+            life => lifecycle::apply(life, &event.kind).map_err(Ignored::as_str),
+        };
+        let mut ignored = life.err().unwrap_or_default();
         let mut task = slot.map(|s| s.live.place);
         let bytes = raw.or_encode(|| wire::encode(&Event::Task(event.clone())));
         match life {
+            // It is for those who begin here: to who knows the task it says nothing new.
+            Ok(_) if matches!(event.kind, Kind::Carried(_)) => {}
             Ok(life) => {
                 task = Some(self.change(key, place, life, &event));
                 if matches!(event.kind, Kind::Failed(_)) {
@@ -197,7 +246,7 @@ impl Fold {
     fn change(&mut self, key: TaskKey, place: Place, life: State, event: &TaskEvent) -> Place {
         let clock = self.out.clock;
         if let Some(slot) = self.known.change(&key) {
-            change::apply(&mut slot.live, life, event, clock);
+            change::apply(&mut slot.live, life, event, place.sequence, clock);
             return slot.live.place;
         }
         let row = change::first(place, life, event, clock);
@@ -243,8 +292,12 @@ fn word(live: &Live) -> &'static str {
 
 /// Whether a second submission asks for what the task was submitted for.
 fn is_same(fixed: &Fixed, spec: &TaskSpec) -> bool {
-    TaskSpec::parse(fixed.spec.clone()).is_ok_and(|first| first.digest() == spec.digest())
+    // Where it is gone nobody can tell.
+    fixed.executor == UNKNOWN_EXECUTOR
+        || TaskSpec::parse(fixed.spec.clone()).is_ok_and(|first| first.digest() == spec.digest())
 }
 
+#[cfg(test)]
+mod cut_tests;
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,14 @@
 //! Every failure that may pass has one remedy: wait, then begin again at the ledger's cursor. What
 //! cannot pass ends the service (another log, a trimmed one), or the folding (a newer event).
 
-use std::{sync::Arc, task::Poll, time::Duration};
+mod batches;
+mod begin;
+
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use bus::{Cursor, Message, ReadError, Reader, endpoint};
-use common::{error::ErrorCode, limits, pb, time::Timestamp};
-use futures::{FutureExt as _, future::BoxFuture};
+use bus::{Cursor, ReadError, endpoint};
+use common::{error::ErrorCode, limits, pb};
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use runtime::{Context, telemetry};
 use tokio::{
@@ -24,13 +26,20 @@ use uuid::Uuid;
 use crate::{
     dead,
     ledger::{self, Batch, Ledger, LedgerError, Position, within},
-    project::{self, Changes, Fold, Trace},
+    project::{Changes, Trace},
 };
+use batches::{Batches, Written};
+use begin::Begin;
 
 /// How often the lag is measured.
 const LAG_EVERY: Duration = Duration::from_secs(5);
 /// How often a registry that does not write looks how far the one that does has come.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// What an operator can always do.
+const MOVE_AWAY: &str = "move the ledger away: a new one begins at the floor of the log with the \
+     tasks that were carried over it, and what it had besides (older tasks, their results and \
+     histories) is lost";
 
 /// Why the projection does not go on by itself.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +70,22 @@ impl From<LedgerError> for Stop {
 
 impl From<ReadError> for Stop {
     fn from(error: ReadError) -> Self {
+        let advice = match &error {
+            ReadError::Nats(_) => "failed to read the log on from the ledger's cursor".to_owned(),
+            ReadError::OtherLog { .. } => format!(
+                "the ledger is of another log: restore the log that it is of, or {MOVE_AWAY}"
+            ),
+            ReadError::Gap { expected, found } if found > expected => format!(
+                "the log was cut behind what the ledger has: restore a newer copy of the ledger, \
+                 one that has the log up to {} at least, or {MOVE_AWAY}",
+                found - 1
+            ),
+            ReadError::Gap { .. } => {
+                format!("the log has lost what the ledger has: restore the log, or {MOVE_AWAY}")
+            }
+        };
         let transient = error.is_transient();
-        let error =
-            anyhow::Error::new(error).context("failed to read the log on from the ledger's cursor");
+        let error = anyhow::Error::new(error).context(advice);
         if transient { Self::Again(error) } else { Self::Fatal(error) }
     }
 }
@@ -138,7 +160,10 @@ impl Projector {
                 backoff = Backoff::default();
             }
             match stop {
-                Stop::Fatal(error) => return Err(error),
+                Stop::Fatal(error) => {
+                    self.ctx.health.not_ready(runtime::chain(&error));
+                    return Err(error);
+                }
                 Stop::Upgrade(_) => {
                     tracing::error!("{stop}");
                     self.ctx.health.not_ready(stop.to_string());
@@ -172,20 +197,8 @@ impl Projector {
     }
 
     async fn try_follow(&self) -> Result<std::convert::Infallible, Stop> {
-        let position = within(self.ledger.position()).await?;
-        let newest = within(self.ledger.newest_id()).await?;
-        let cursor = position.map(|p| p.cursor);
-        self.committed.send_replace(cursor.map_or(0, |cursor| cursor.sequence));
-        let mut reader = Reader::open(&self.ctx.bus, cursor).await?;
-        let clock = position.map_or(Timestamp::default(), |p| p.clock);
-        let mut batches = Batches {
-            projector: self,
-            stream: reader.stream(),
-            fold: Fold::new(clock, newest.as_deref(), telemetry::exporting()),
-            from: cursor,
-            folded: reader.cursor().sequence,
-            writing: None,
-        };
+        let Begin { fold, mut reader, from } = self.begin().await?;
+        let mut batches = Batches::new(self, reader.cursor(), from, fold);
         let mut lag = tokio::time::interval(LAG_EVERY);
         lag.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.doors_open().await;
@@ -228,10 +241,10 @@ impl Projector {
     ) -> Written {
         let begun = Instant::now();
         let spans = spans(&changes.traces);
-        let Changes { tasks, entries, dead, counts, clock, .. } = changes;
+        let to = Position::new(Cursor { stream, sequence: to }, &changes);
+        let Changes { tasks, entries, dead, counts, .. } = changes;
         // Before the commit: a crash in between publishes them again, and DEAD drops the repeat.
         dead::publish(&self.ctx.bus, stream, &dead).await.map_err(Stop::Again)?;
-        let to = Position { cursor: Cursor { stream, sequence: to }, clock };
         let (rows, events) = (tasks.len(), entries.len() as u64);
         within(self.ledger.record(Batch { from, to, tasks, entries, counts })).await?;
         drop(spans);
@@ -251,86 +264,6 @@ impl Projector {
     }
 }
 
-type Written = Result<(), Stop>;
-
-/// The fold between the reader and the ledger, with at most one batch being written.
-struct Batches<'a> {
-    projector: &'a Projector,
-    stream: Uuid,
-    fold: Fold,
-    /// Where the ledger is once nothing is being written.
-    from: Option<Cursor>,
-    /// The last message that was folded.
-    folded: u64,
-    writing: Option<BoxFuture<'a, Written>>,
-}
-
-impl Batches<'_> {
-    fn is_full(&self) -> bool {
-        self.fold.is_full(1, 1)
-    }
-
-    /// Waits until the batch that is being written is; for ever when there is none. Cancel-safe.
-    async fn written(&mut self) -> Written {
-        let Some(writing) = &mut self.writing else { return std::future::pending().await };
-        let written = writing.await;
-        self.writing = None;
-        written
-    }
-
-    /// Begins to write what is folded, unless the ledger is busy or has it all.
-    async fn begin_writing(&mut self) -> Written {
-        let has = self.from.map_or(0, |cursor| cursor.sequence);
-        if self.writing.is_some() || self.folded == has {
-            return Ok(());
-        }
-        let to = Cursor { stream: self.stream, sequence: self.folded };
-        let from = self.from.replace(to);
-        let changes = self.fold.take();
-        let write = self.projector.write(self.stream, from, self.folded, changes);
-        let mut writing = write.boxed();
-        // From here on it goes on while the next batch is folded.
-        match futures::poll!(&mut writing) {
-            Poll::Ready(written) => written,
-            Poll::Pending => {
-                self.writing = Some(writing);
-                Ok(())
-            }
-        }
-    }
-
-    async fn fold(&mut self, mut messages: Vec<Message>) -> Written {
-        let (count, newer) = project::known(&messages);
-        messages.truncate(count);
-        for batch in batches(messages) {
-            let events = batch.iter().map(|m| m.items.len()).sum();
-            let bytes = batch.iter().map(|m| m.payload.len()).sum();
-            if self.fold.is_full(events, bytes) {
-                self.settle().await?;
-                self.begin_writing().await?;
-            }
-            let missing = self.fold.missing(&batch);
-            if !missing.is_empty() {
-                // What is being written may be among it.
-                self.settle().await?;
-                self.fold.load(within(self.projector.ledger.load(&missing)).await?);
-            }
-            self.folded = batch.last().map_or(self.folded, |message| message.sequence);
-            self.fold.fold(batch);
-        }
-        let Some(version) = newer else { return Ok(()) };
-        self.settle().await?;
-        self.begin_writing().await?;
-        self.settle().await?;
-        Err(Stop::Upgrade(version))
-    }
-
-    /// Waits until nothing is being written.
-    async fn settle(&mut self) -> Written {
-        if self.writing.is_some() { self.written().await } else { Ok(()) }
-    }
-}
-
 /// A span in each task's trace that lasts as long as the commit; none where nothing exports them.
 fn spans(traces: &[Trace]) -> Vec<Span> {
     let span = |trace: &Trace| {
@@ -339,26 +272,6 @@ fn spans(traces: &[Trace]) -> Vec<Span> {
         telemetry::task_span(name, "registry", *key, id.as_str(), traceparent)
     };
     traces.iter().map(span).collect()
-}
-
-/// Cuts messages into batches of a bounded number of events and bytes, at least one message each.
-fn batches(messages: Vec<Message>) -> Vec<Vec<Message>> {
-    let mut batches: Vec<Vec<Message>> = Vec::new();
-    let (mut events, mut bytes) = (0, 0);
-    for message in messages {
-        let full = events + message.items.len() > limits::LEDGER_BATCH_EVENTS_MAX
-            || bytes + message.payload.len() > limits::READ_BYTES_MAX;
-        if full {
-            (events, bytes) = (0, 0);
-        }
-        events += message.items.len();
-        bytes += message.payload.len();
-        match batches.last_mut().filter(|_| !full) {
-            Some(batch) => batch.push(message),
-            None => batches.push(vec![message]),
-        }
-    }
-    batches
 }
 
 /// Pauses that grow.

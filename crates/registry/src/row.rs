@@ -82,7 +82,8 @@ pub struct Row {
 pub struct Live {
     /// Where the log first mentions it: its creation, or for a stub the first report.
     pub place: Place,
-    /// The event that has what was submitted; for a stub the first report.
+    /// The event that has what was submitted, its creation or what was carried; for a stub the
+    /// first report.
     pub spec_at: Place,
     /// Its state as the fold sees it.
     pub life: State,
@@ -98,6 +99,8 @@ pub struct Live {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// The message that ended it: once the log is cut behind it, the id is new.
+    pub ended_at: Option<u64>,
     /// How long its last attempt took.
     pub duration: Option<Duration>,
     /// Whether the work was found to be good.
@@ -105,6 +108,9 @@ pub struct Live {
     /// What was reported: result, error, usage, metadata and progress; nothing else is set.
     pub report: Option<Box<pb::Task>>,
 }
+
+/// The executor's word where the submission is gone.
+pub const UNKNOWN_EXECUTOR: &str = "unknown";
 
 /// What of a task its creation fixes.
 #[derive(Clone, Debug, PartialEq)]

@@ -84,7 +84,7 @@ pub(crate) struct Lead {
 }
 
 /// What became of the messages of one release, and whose they were.
-type Landed = (Vec<Released>, Vec<Vec<Ticket>>);
+type Landed = (Vec<Released>, Vec<Vec<(Ticket, u32)>>);
 
 pub(crate) async fn run(
     ctx: Context,

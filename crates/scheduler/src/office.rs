@@ -194,10 +194,9 @@ struct Missing {
 }
 
 impl Doubts {
-    /// Nobody answered when these tasks' attempts were released.
-    pub fn unsure(&mut self, planner: &Planner, tickets: impl IntoIterator<Item = Ticket>) {
-        let attempt = |ticket| Some((ticket, planner.entry(ticket)?.state.attempt()));
-        self.unsure.extend(tickets.into_iter().filter_map(attempt));
+    /// Nobody answered when these attempts were released.
+    pub fn unsure(&mut self, attempts: impl IntoIterator<Item = (Ticket, u32)>) {
+        self.unsure.extend(attempts);
     }
 
     /// Whether there are releases whose answer never came.
@@ -297,11 +296,12 @@ mod tests {
         );
         let released = planner.release(0, 16, 1);
         let mut doubts = Doubts::default();
-        doubts.unsure(&planner, released.into_iter().flat_map(|r| r.tickets));
-        // It did arrive, came back, and its next attempt goes out before anybody looks.
+        let attempts = planner.attempts(&released[0].tickets);
+        // It did arrive, came back, and its next attempt goes out before anybody knows of a doubt.
         let returned = pb::Returned { attempt: 1, ..pb::Returned::default() };
         planner.fold((2, 0), now, &event(Kind::Returned(returned)), 0);
         assert_eq!(planner.release(0, 16, 1).len(), 1);
+        doubts.unsure(attempts);
         doubts.found_out(&planner, &Sight { out: Vec::new(), last: 2 });
         doubts.settle(&mut planner, 2);
         assert!(planner.release(0, 16, 1).is_empty(), "the second attempt is out");

@@ -9,6 +9,7 @@
 //! monotonic count of milliseconds, for heartbeats and pace.
 
 mod carry;
+mod cold;
 mod decide;
 mod entries;
 mod fold;

@@ -41,7 +41,7 @@ enum After {
 /// Releases that were sent together.
 #[derive(Debug)]
 struct Flight {
-    sent: Vec<(u64, Vec<Ticket>)>,
+    sent: Vec<(u64, Vec<(Ticket, u32)>)>,
     since_us: i64,
 }
 

@@ -284,8 +284,10 @@ impl Worker {
     fn end_early(&self, world: &mut World, run: &mut Run) -> Result<(), Broken> {
         let begun = |item: &Item| match item.stage {
             Stage::Runs { told: Some(token), .. } => world.answers.contains_key(&token),
-            Stage::Runs { told: None, .. } | Stage::Held => false,
-            Stage::Reports { .. } | Stage::Done(_) => false,
+            Stage::Runs { told: None, .. }
+            | Stage::Held
+            | Stage::Reports { .. }
+            | Stage::Done(_) => false,
         };
         let runs = |item: &Item| matches!(item.stage, Stage::Held | Stage::Runs { .. });
         let (has_begun, goes_on) = (run.items.iter().any(begun), run.items.iter().any(runs));

@@ -52,6 +52,7 @@ pub(super) async fn platform(bus: &Bus) -> Vec<Finding> {
     findings.push(clock(bus).await);
     findings.extend(answering(bus).await);
     findings.push(ledger(bus).await);
+    findings.push(readers(bus).await);
     findings.push(workers(bus).await);
     findings
 }
@@ -120,6 +121,10 @@ fn log(info: &async_nats::jetstream::stream::Info) -> Finding {
         table::bytes(wall),
         if copies == 1 { "copy" } else { "copies" }
     );
+    if !subject::takes_new_work(&info.config.subjects) {
+        return Finding::fail("log", format!("{found}; it takes no new work"))
+            .help("intake opens when work in progress has ended or the ledger has caught up: see `jetmill log readers`");
+    }
     let nearly_full = wall / 100 * limits::INTAKE_CLOSES_PERCENT;
     let help = "a full log refuses new work: give it more with `nats stream edit TASKS --max-bytes=…` \
                 (nats.log_bytes_max counts only when it is made)";
@@ -205,6 +210,32 @@ async fn ledger(bus: &Bus) -> Finding {
             }
         }
     }
+}
+
+/// Who keeps the log from being trimmed.
+async fn readers(bus: &Bus) -> Finding {
+    let (readers, last) =
+        match tokio::try_join!(bus::cursors::list(bus), bus::streams::last_sequence(bus)) {
+            Ok(found) => found,
+            Err(error) => {
+                return Finding::fail("readers", format!("{error:#}"))
+                    .help("see the streams above");
+            }
+        };
+    let Some(slowest) = readers.iter().min_by_key(|reader| reader.cursor.sequence) else {
+        return Finding::warn("readers", "none has registered")
+            .help("the log is trimmed once a ledger has stored something; is the registry up?");
+    };
+    let behind = last.saturating_sub(slowest.cursor.sequence);
+    let found = format!("{}, the slowest, has stored all but {behind} messages", slowest.name);
+    if behind > LAG_LARGE {
+        let help = format!(
+            "the log keeps what it needs: if it will not come back, `jetmill log forget {}`",
+            slowest.name
+        );
+        return Finding::warn("readers", found).help(help);
+    }
+    Finding::ok("readers", found)
 }
 
 async fn workers(bus: &Bus) -> Finding {

@@ -17,7 +17,7 @@ use super::{LedgerError, Position};
 use crate::row::{Entry, Fixed, Live, Place, Row, Verification};
 
 /// The columns of `tasks`, with their types in PostgreSQL.
-pub(super) const TASKS: [(&str, &str); 30] = [
+pub(super) const TASKS: [(&str, &str); 31] = [
     ("place", "bigint"),
     ("tenant", "text"),
     ("task_id", "text"),
@@ -43,6 +43,7 @@ pub(super) const TASKS: [(&str, &str); 30] = [
     ("created_at", "bigint"),
     ("started_at", "bigint"),
     ("finished_at", "bigint"),
+    ("ended_at", "bigint"),
     ("deadline", "bigint"),
     ("duration", "bigint"),
     ("verification", "text"),
@@ -82,6 +83,7 @@ pub(super) struct TaskColumns {
     pub(super) created_at: i64,
     pub(super) started_at: Option<i64>,
     pub(super) finished_at: Option<i64>,
+    pub(super) ended_at: Option<i64>,
     pub(super) deadline: Option<i64>,
     pub(super) duration: Option<i64>,
     pub(super) verification: String,
@@ -91,7 +93,7 @@ pub(super) struct TaskColumns {
 }
 
 impl TaskColumns {
-    const NAMES: [&str; 24] = [
+    const NAMES: [&str; 25] = [
         "place",
         "tenant",
         "task_id",
@@ -111,6 +113,7 @@ impl TaskColumns {
         "created_at",
         "started_at",
         "finished_at",
+        "ended_at",
         "deadline",
         "duration",
         "verification",
@@ -168,6 +171,7 @@ impl TaskColumns {
             created_at: Timestamp::from_micros(self.created_at),
             started_at: self.started_at.map(Timestamp::from_micros),
             finished_at: self.finished_at.map(Timestamp::from_micros),
+            ended_at: self.ended_at.and_then(|at| u64::try_from(at).ok()),
             duration: self.duration.and_then(|d| u64::try_from(d).ok()).map(Duration::from_micros),
             verification: Verification::parse(&self.verification).context("column verification")?,
             report,
@@ -183,6 +187,7 @@ fn submission(event: &[u8], tenant: &Tenant, id: &TaskId) -> anyhow::Result<pb::
     let event = pb::Event::decode(event)?;
     let spec = match event.kind {
         Some(pb::event::Kind::Created(spec)) => *spec,
+        Some(pb::event::Kind::Carried(carried)) => carried.spec.unwrap_or_default(),
         _ => pb::TaskSpec::default(),
     };
     let spec = pb::TaskSpec { tenant: tenant.to_string(), task_id: id.to_string(), ..spec };
@@ -223,6 +228,8 @@ pub(super) struct CursorColumns {
     stream: String,
     sequence: i64,
     clock: i64,
+    floor: i64,
+    cold_until: i64,
 }
 
 impl CursorColumns {
@@ -235,6 +242,8 @@ impl CursorColumns {
         Ok(Position {
             cursor: Cursor { stream, sequence: self.sequence as u64 },
             clock: Timestamp::from_micros(self.clock),
+            floor: self.floor as u64,
+            cold_until: self.cold_until as u64,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! One suite for both databases.
 
+mod cuts;
 mod kept;
 mod schema;
 
@@ -30,8 +31,10 @@ async fn on_both(test: impl AsyncFn(Arc<dyn Ledger>, &str)) {
 
 /// A fold that begins where the ledger is.
 async fn fold(ledger: &dyn Ledger) -> Result<Fold, LedgerError> {
-    let clock = ledger.position().await?.map_or(Timestamp::default(), |p| p.clock);
-    Ok(Fold::new(clock, ledger.newest_id().await?.as_deref(), false))
+    let position = ledger.position().await?;
+    let clock = position.map_or(Timestamp::default(), |p| p.clock);
+    let fold = Fold::new(clock, ledger.newest_id().await?.as_deref(), false);
+    Ok(fold.counting_from(position.map_or(0, |p| p.floor)))
 }
 
 /// Applies messages as the projector does, and returns where the ledger is then.
@@ -45,7 +48,7 @@ async fn apply_with(
     fold.fold(messages.to_vec());
     let sequence = messages.last().map_or(0, |m| m.sequence);
     let changes = fold.take();
-    let to = Position { cursor: Cursor { stream: LOG, sequence }, clock: changes.clock };
+    let to = Position::new(Cursor { stream: LOG, sequence }, &changes);
     ledger.record(batch(from, to, changes)).await.map(|()| to)
 }
 
@@ -169,8 +172,9 @@ async fn a_writer_with_an_older_cursor_is_refused_and_writes_nothing() {
         let write = async |ledger: &dyn Ledger, from, sequence, id: &str| {
             let mut fold = Fold::new(NOW, None, false);
             fold.fold(vec![message(sequence, created(shell(id)))]);
-            let to = Position { cursor: Cursor { stream: LOG, sequence }, clock: NOW };
-            ledger.record(batch(from, to, fold.take())).await.map(|()| to.cursor)
+            let changes = fold.take();
+            let to = Position::new(Cursor { stream: LOG, sequence }, &changes);
+            ledger.record(batch(from, to, changes)).await.map(|()| to.cursor)
         };
         let refused = |r: Result<Cursor, LedgerError>| {
             assert!(matches!(r, Err(LedgerError::Superseded)), "{r:?}");

@@ -24,7 +24,7 @@ const STATEMENTS: usize = 16;
 
 const UPDATE: &str = "UPDATE tasks SET state = ?, cause = ?, awaits_verdict = ?, attempts = ?, \
      tries = ?, losses = ?, stub = ?, cancel_requested = ?, priority = ?, worker = ?, \
-     started_at = ?, finished_at = ?, duration = ?, verification = ?, report = ? WHERE place = ?";
+     started_at = ?, finished_at = ?, ended_at = ?, duration = ?, verification = ?, report = ? WHERE place = ?";
 const INSERT_EVENT: &str =
     "INSERT INTO events (task, place, kind, at, ignored, event) VALUES (?, ?, ?, ?, ?, ?)";
 
@@ -69,23 +69,25 @@ impl Writer {
 }
 
 fn move_cursor(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<bool> {
-    let Position { cursor, clock } = batch.to;
+    let Position { cursor, clock, floor, cold_until } = batch.to;
     let (stream, sequence) = (cursor.stream.to_string(), cursor.sequence as i64);
     let done = match batch.from {
         None => tx
             .prepare_cached(
-                "INSERT INTO log_cursor (one, stream, sequence, clock) VALUES (1, ?, ?, ?) \
-                 ON CONFLICT DO NOTHING",
+                "INSERT INTO log_cursor (one, stream, sequence, clock, floor, cold_until) \
+                 VALUES (1, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             )?
-            .execute(params![stream, sequence, clock.micros()])?,
+            .execute(params![stream, sequence, clock.micros(), floor as i64, cold_until as i64])?,
         Some(from) => tx
             .prepare_cached(
-                "UPDATE log_cursor SET sequence = ?, clock = ? \
+                "UPDATE log_cursor SET sequence = ?, clock = ?, floor = ?, cold_until = ? \
                  WHERE one = 1 AND stream = ? AND sequence = ?",
             )?
             .execute(params![
                 sequence,
                 clock.micros(),
+                floor as i64,
+                cold_until as i64,
                 from.stream.to_string(),
                 from.sequence as i64
             ])?,
@@ -122,6 +124,7 @@ fn write_tasks(tx: &Transaction<'_>, tasks: &[Change]) -> rusqlite::Result<()> {
             live.worker,
             live.started_at.map(Timestamp::micros),
             live.finished_at.map(Timestamp::micros),
+            live.ended_at.map(|at| at as i64),
             micros(live.duration),
             live.verification.as_str(),
             report,
@@ -165,6 +168,7 @@ fn write_task(
         live.created_at.micros(),
         live.started_at.map(Timestamp::micros),
         live.finished_at.map(Timestamp::micros),
+        live.ended_at.map(|at| at as i64),
         fixed.deadline.map(Timestamp::micros),
         micros(live.duration),
         live.verification.as_str(),

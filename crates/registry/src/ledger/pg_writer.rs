@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What changes in a task that the ledger has, with its place first.
-const CHANGED: [(&str, &str); 16] = [
+const CHANGED: [(&str, &str); 17] = [
     ("place", "bigint"),
     ("state", "text"),
     ("cause", "text"),
@@ -28,6 +28,7 @@ const CHANGED: [(&str, &str); 16] = [
     ("worker", "text"),
     ("started_at", "bigint"),
     ("finished_at", "bigint"),
+    ("ended_at", "bigint"),
     ("duration", "bigint"),
     ("verification", "text"),
     ("report", "bytea"),
@@ -36,20 +37,24 @@ const CHANGED: [(&str, &str); 16] = [
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 pub(super) async fn move_cursor(tx: &mut PgConnection, batch: &Batch) -> Result<bool, sqlx::Error> {
-    let Position { cursor, clock } = batch.to;
+    let Position { cursor, clock, floor, cold_until } = batch.to;
     let done = match batch.from {
         None => {
-            sqlx::query("INSERT INTO log_cursor (one, stream, sequence, clock) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING")
+            sqlx::query("INSERT INTO log_cursor (one, stream, sequence, clock, floor, cold_until) VALUES (1, $1, $2, $3, $4, $5) ON CONFLICT DO NOTHING")
                 .bind(cursor.stream.to_string())
                 .bind(cursor.sequence as i64)
                 .bind(clock.micros())
+                .bind(floor as i64)
+                .bind(cold_until as i64)
                 .execute(tx)
                 .await?
         }
         Some(from) => {
-            sqlx::query("UPDATE log_cursor SET sequence = $1, clock = $2 WHERE one = 1 AND stream = $3 AND sequence = $4")
+            sqlx::query("UPDATE log_cursor SET sequence = $1, clock = $2, floor = $3, cold_until = $4 WHERE one = 1 AND stream = $5 AND sequence = $6")
                 .bind(cursor.sequence as i64)
                 .bind(clock.micros())
+                .bind(floor as i64)
+                .bind(cold_until as i64)
                 .bind(from.stream.to_string())
                 .bind(from.sequence as i64)
                 .execute(tx)
@@ -101,6 +106,10 @@ fn state(change: &Change) -> StateColumns {
     change.live.life.phase.into()
 }
 
+fn ended_at(change: &Change) -> Option<i64> {
+    change.live.ended_at.map(|at| at as i64)
+}
+
 /// Binds one array a column, in the order of [`TASKS`].
 fn bind_new<'q>(query: Query<'q>, rows: &'q [(&Change, &Fixed)]) -> Query<'q> {
     query
@@ -133,6 +142,7 @@ fn bind_new<'q>(query: Query<'q>, rows: &'q [(&Change, &Fixed)]) -> Query<'q> {
         .bind(
             rows.iter().map(|(c, _)| c.live.finished_at.map(Timestamp::micros)).collect::<Vec<_>>(),
         )
+        .bind(rows.iter().map(|(c, _)| ended_at(c)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, f)| f.deadline.map(Timestamp::micros)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(c, _)| micros(c.live.duration)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(c, _)| c.live.verification.as_str()).collect::<Vec<_>>())
@@ -156,6 +166,7 @@ fn bind_changed<'q>(query: Query<'q>, rows: &'q [&Change]) -> Query<'q> {
         .bind(rows.iter().map(|c| &*c.live.worker).collect::<Vec<_>>())
         .bind(rows.iter().map(|c| c.live.started_at.map(Timestamp::micros)).collect::<Vec<_>>())
         .bind(rows.iter().map(|c| c.live.finished_at.map(Timestamp::micros)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|c| ended_at(c)).collect::<Vec<_>>())
         .bind(rows.iter().map(|c| micros(c.live.duration)).collect::<Vec<_>>())
         .bind(rows.iter().map(|c| c.live.verification.as_str()).collect::<Vec<_>>())
         .bind(rows.iter().map(|c| c.report.as_slice()).collect::<Vec<_>>())

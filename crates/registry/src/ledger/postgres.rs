@@ -59,7 +59,7 @@ impl Ledger for Postgres {
     fn position(&self) -> Later<'_, Option<Position>> {
         Box::pin(async {
             let row = sqlx::query_as::<_, CursorColumns>(
-                "SELECT stream, sequence, clock FROM log_cursor",
+                "SELECT stream, sequence, clock, floor, cold_until FROM log_cursor",
             )
             .fetch_optional(&self.pool)
             .await

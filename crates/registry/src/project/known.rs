@@ -1,7 +1,7 @@
 //! **Pure.** What the fold knows of tasks without asking the ledger: those that have changes to be
 //! written, and as many of the open ones as fit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use common::{
     id::{TaskId, TaskKey, Tenant},
@@ -54,6 +54,8 @@ pub(super) struct Known {
     bytes: usize,
     /// The slots that changed, or got what creation fixes.
     touched: Vec<TaskKey>,
+    /// Forgotten, and not yet written: what the ledger has under these ids is older than that.
+    forgotten: HashSet<TaskKey>,
     /// No id of version 7 above this is in the ledger but not here.
     newest: u128,
     sweeps: u128,
@@ -71,6 +73,11 @@ impl Known {
         self.slots.get(key)
     }
 
+    /// Whether the task that had the id was forgotten since the changes were taken.
+    pub(super) fn is_forgotten(&self, key: &TaskKey) -> bool {
+        self.forgotten.contains(key)
+    }
+
     /// Whether a task that is not known here cannot be in the ledger either: ids of version 7 grow
     /// with time, and this one is newer than all of them.
     pub(super) fn is_new(&self, id: &TaskId) -> bool {
@@ -80,6 +87,9 @@ impl Known {
     /// Takes what the ledger has of a task.
     pub(super) fn load(&mut self, row: Row) {
         let key = row.key();
+        if self.forgotten.contains(&key) {
+            return;
+        }
         let Row { live, fixed } = row;
         if let Some(slot) = self.slots.get_mut(&key) {
             if slot.fixed.is_none() && slot.live.place == live.place {
@@ -117,42 +127,70 @@ impl Known {
 
     /// Takes what is to be written, in the order in which it came. What has ended, and what does
     /// not fit, is forgotten.
-    pub(super) fn take(&mut self, counts: &mut Counts) -> Vec<Change> {
+    pub(super) fn take(&mut self, counts: &mut Counts, changes: &mut Vec<Change>) {
+        self.forgotten.clear();
         let touched = std::mem::take(&mut self.touched);
-        let mut changes = Vec::with_capacity(touched.len());
+        changes.reserve(touched.len());
         for key in touched {
-            let Some(slot) = self.slots.get_mut(&key) else { continue };
-            let fixed = slot.fixed.take();
-            let is_changed = std::mem::take(&mut slot.is_changed);
-            slot.is_touched = false;
-            if is_changed {
-                let now = word(&slot.live);
-                let before = slot.written.replace(now);
-                if before != Some(now) {
-                    if let Some(before) = before {
-                        count(counts, &slot.live.subsystem, before, -1);
-                    }
-                    count(counts, &slot.live.subsystem, now, 1);
-                }
-                let report = slot.live.report.as_deref().map(prost::Message::encode_to_vec);
-                let report = report.unwrap_or_default();
-                let live = copy(&slot.live);
-                let fixed = fixed.filter(|_| std::mem::take(&mut slot.is_described));
-                changes.push(Change { live, report, fixed, is_new: before.is_none() });
-            }
-            self.bytes -= slot.bytes;
-            slot.bytes = bytes(&slot.live);
-            self.bytes += slot.bytes;
-            if slot.live.life.phase.is_terminal() {
-                self.newest = self.newest.max(slot.uuid);
-                self.bytes -= slot.bytes;
-                self.slots.remove(&key);
-            }
+            changes.extend(self.settle(&key, counts));
         }
         if self.bytes > LEDGER_KNOWN_BYTES_MAX {
             self.sweep();
         }
-        changes
+    }
+
+    /// Forgets what ended before a floor, and takes what is to be written of it: its id is new, and
+    /// what comes under it is another task.
+    pub(super) fn forget_before(
+        &mut self,
+        floor: u64,
+        counts: &mut Counts,
+        changes: &mut Vec<Change>,
+    ) {
+        // What has ended is here only until it is written.
+        let touched = std::mem::take(&mut self.touched);
+        for key in touched {
+            let ended = self.slots.get(&key).and_then(|slot| slot.live.ended_at);
+            if ended.is_some_and(|ended| ended < floor) {
+                changes.extend(self.settle(&key, counts));
+                self.forgotten.insert(key);
+            } else {
+                self.touched.push(key);
+            }
+        }
+    }
+
+    /// Takes what is to be written of a task, and forgets one that has ended.
+    fn settle(&mut self, key: &TaskKey, counts: &mut Counts) -> Option<Change> {
+        let slot = self.slots.get_mut(key)?;
+        let mut change = None;
+        let fixed = slot.fixed.take();
+        let is_changed = std::mem::take(&mut slot.is_changed);
+        slot.is_touched = false;
+        if is_changed {
+            let now = word(&slot.live);
+            let before = slot.written.replace(now);
+            if before != Some(now) {
+                if let Some(before) = before {
+                    count(counts, &slot.live.subsystem, before, -1);
+                }
+                count(counts, &slot.live.subsystem, now, 1);
+            }
+            let report = slot.live.report.as_deref().map(prost::Message::encode_to_vec);
+            let report = report.unwrap_or_default();
+            let live = copy(&slot.live);
+            let fixed = fixed.filter(|_| std::mem::take(&mut slot.is_described));
+            change = Some(Change { live, report, fixed, is_new: before.is_none() });
+        }
+        self.bytes -= slot.bytes;
+        slot.bytes = bytes(&slot.live);
+        self.bytes += slot.bytes;
+        if slot.live.life.phase.is_terminal() {
+            self.newest = self.newest.max(slot.uuid);
+            self.bytes -= slot.bytes;
+            self.slots.remove(key);
+        }
+        change
     }
 
     /// Forgets one of eight, whichever they are: of tasks that end in the order of their creation

@@ -2,7 +2,7 @@
 
 use bus::Message;
 use common::{
-    event::{Event, TaskEvent},
+    event::{Event, Kind, Policy, TaskEvent},
     id::TaskKey,
     lifecycle::{Cause, Phase},
     limits,
@@ -13,7 +13,7 @@ use common::{
 use super::Fold;
 use crate::{
     raw,
-    row::{Entry, Place},
+    row::{Entry, Place, UNKNOWN_EXECUTOR},
 };
 
 /// Kind of a dead letter with an item that could not be read.
@@ -30,14 +30,19 @@ impl Fold {
             match item {
                 Ok(_) if index >= Place::INDEX_END => unread += 1,
                 Ok(Event::Task(event)) => self.task(message, index, event, raw),
-                Ok(Event::Policy(event)) => self.entry(Entry {
-                    task: None,
-                    place: Place { sequence: message.sequence, index },
-                    at: self.out.clock,
-                    kind: event.policy.word().into(),
-                    ignored: "".into(),
-                    event: raw.or_encode(|| wire::encode(&Event::Policy(event.clone()))),
-                }),
+                Ok(Event::Policy(event)) => {
+                    if let Policy::Trimmed(trimmed) = &event.policy {
+                        self.trimmed(trimmed.floor);
+                    }
+                    self.entry(Entry {
+                        task: None,
+                        place: Place { sequence: message.sequence, index },
+                        at: self.out.clock,
+                        kind: event.policy.word().into(),
+                        ignored: "".into(),
+                        event: raw.or_encode(|| wire::encode(&Event::Policy(event.clone()))),
+                    });
+                }
                 Err(NotAnEvent::Undecodable(_)) if unread >= limits::DEAD_ITEMS_MAX => unread += 1,
                 Err(NotAnEvent::Undecodable(error)) => {
                     unread += 1;
@@ -104,11 +109,30 @@ impl Fold {
         let letter = DeadLetter {
             tenant: event.tenant.to_string(),
             task_id: event.id.to_string(),
-            spec: slot.fixed.as_ref().map(|fixed| fixed.spec.clone()),
+            spec: slot
+                .fixed
+                .as_ref()
+                .filter(|fixed| fixed.executor != UNKNOWN_EXECUTOR)
+                .map(|fixed| fixed.spec.clone()),
             cause: cause.to_pb().into(),
             ..letter(TASK, message, index, &error)
         };
         self.dead(letter);
+    }
+
+    /// A dead letter for a task of which only the end is known: only a worker names an attempt.
+    pub(super) fn poison_unknown(
+        &mut self,
+        message: &Message,
+        index: u32,
+        event: &TaskEvent,
+        key: TaskKey,
+    ) {
+        if let Kind::Failed(body) = &event.kind
+            && body.attempt > 0
+        {
+            self.poison(message, index, event, key);
+        }
     }
 
     fn dead(&mut self, letter: DeadLetter) {

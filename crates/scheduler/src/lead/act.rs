@@ -148,7 +148,7 @@ impl Lead {
                 match self.outgoing(&release).await {
                     Ok(Some(message)) => {
                         messages.push(message);
-                        groups.push(release.tickets);
+                        groups.push(self.planner.attempts(&release.tickets));
                     }
                     Ok(None) => {}
                     Err(error) => {
@@ -180,7 +180,7 @@ impl Lead {
             self.office.fenced_off(&mut self.planner);
             return;
         };
-        let (mut refused, mut attempts) = (Vec::new(), 0);
+        let (mut refused, mut attempts): (Vec<Vec<_>>, _) = (Vec::new(), 0);
         for (outcome, tickets) in outcomes.into_iter().zip(groups) {
             match outcome {
                 Released::Out => attempts += tickets.len(),
@@ -189,13 +189,15 @@ impl Lead {
                     self.office.fenced_off(&mut self.planner);
                     refused.push(tickets);
                 }
-                Released::Unknown => self.doubts.unsure(&self.planner, tickets),
+                Released::Unknown => self.doubts.unsure(tickets),
             }
         }
         self.metrics.released(attempts);
         if !refused.is_empty() {
             self.releases_at = self.now_ms() + REFUSED_PAUSE_MS;
-            self.take_back(refused);
+            for (ticket, attempt) in refused.into_iter().flatten().rev() {
+                self.planner.never_left(ticket, attempt);
+            }
         }
     }
 

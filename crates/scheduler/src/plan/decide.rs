@@ -255,6 +255,13 @@ impl Planner {
         queue.push_front(entry.priority, ticket);
     }
 
+    /// The attempts that are released with these tickets. While a release is under way a task may move
+    /// on, and then the answer is not about its next attempt.
+    pub fn attempts(&self, tickets: &[Ticket]) -> Vec<(Ticket, u32)> {
+        let attempt = |ticket: &Ticket| Some((*ticket, self.entry(*ticket)?.state.attempt()));
+        tickets.iter().filter_map(attempt).collect()
+    }
+
     /// What the scheduler has to decide, at most `max`.
     pub fn take_decisions(&mut self, max: usize) -> Vec<(Ticket, Decision)> {
         let mut taken = Vec::new();

@@ -70,10 +70,8 @@ impl Planner {
 
     fn task(&mut self, at: (u64, u32), event: &TaskEvent, now_ms: u64) -> Folded {
         let key = TaskKey::new(&event.tenant, &event.id);
-        if self.is_known(key, at.0) {
-            return Folded::default();
-        }
         let known = match self.find(key) {
+            _ if self.is_known(key, at.0) => return Folded::default(),
             Some(Found::Over(_)) => {
                 if let Kind::Carried(body) = &event.kind {
                     self.carried_over(key, at, body);

@@ -85,7 +85,7 @@ impl Scheduler {
                 expects: self.guard.fence(),
                 taken_over: self.taken_over,
             };
-            sent.push((world.send(self.life, what), tickets));
+            sent.push((world.send(self.life, what), self.planner.attempts(&tickets)));
         }
         self.flights.push(Flight { sent, since_us: world.now_us });
         self.go_on(world, Point::Release)
@@ -98,7 +98,7 @@ impl Scheduler {
                 || flight.sent.iter().all(|(token, _)| world.answers.contains_key(token))
         });
         let Some(place) = landed else { return false };
-        let mut refused = Vec::new();
+        let mut refused: Vec<Vec<_>> = Vec::new();
         for (token, tickets) in self.flights.remove(place).sent {
             let outcome = match world.answers.remove(&token) {
                 Some(Answer::Stored(_) | Answer::AlreadyThere) => Released::Out,
@@ -106,7 +106,7 @@ impl Scheduler {
                 None => Released::Unknown,
             };
             if outcome != Released::Out {
-                let what = tickets.iter().filter_map(|ticket| self.planner.entry(*ticket));
+                let what = tickets.iter().filter_map(|(ticket, _)| self.planner.entry(*ticket));
                 let names = what.map(|e| world.truth.name(e.key).to_owned()).collect::<Vec<_>>();
                 world.note(|_| format!("{}: release of {names:?}: {outcome:?}", self.name()));
             }
@@ -117,10 +117,12 @@ impl Scheduler {
                     self.office.fenced_off(&mut self.planner);
                     refused.push(tickets);
                 }
-                Released::Unknown => self.doubts.unsure(&self.planner, tickets),
+                Released::Unknown => self.doubts.unsure(tickets),
             }
         }
-        self.take_back(refused);
+        for (ticket, attempt) in refused.into_iter().flatten().rev() {
+            self.planner.never_left(ticket, attempt);
+        }
         true
     }
 

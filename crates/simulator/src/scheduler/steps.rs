@@ -41,7 +41,7 @@ impl Scheduler {
         let steps: &[Step] = match goal {
             Goal::TakeOver | Goal::FindOut => &office::TAKE_OVER,
             Goal::Compare(_) => &office::COMPARE,
-            Goal::MoveFence => &office::TAKE_OVER[..1],
+            Goal::MoveFence => &[Step::Fence],
             Goal::Recall(_) => &[],
         };
         let Some(step) = steps.get(at) else { return self.taken(world, &goal, sight) };

@@ -59,8 +59,9 @@ async fn a_fold_that_the_ledger_refused_is_dropped_and_a_new_one_goes_on() {
         kept.fold(mine.to_vec());
         let theirs = [mine[0].clone(), message(2, started("a"))];
         apply(&*other, &theirs).await.expect("recorded");
-        let to = Position { cursor: Cursor { stream: LOG, sequence: 1 }, clock: NOW };
-        let refused = ledger.record(batch(None, to, kept.take())).await;
+        let changes = kept.take();
+        let to = Position::new(Cursor { stream: LOG, sequence: 1 }, &changes);
+        let refused = ledger.record(batch(None, to, changes)).await;
         assert!(matches!(refused, Err(LedgerError::Superseded)), "{refused:?}");
         apply(&*ledger, &[message(3, complete("a", 1))]).await.expect("recorded");
         let stats = ledger.stats().await.expect("counts");
