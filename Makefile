@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help tools test-tools build run demo test lint doc licences bench ci clean
+.PHONY: help tools test-tools build run demo test lint doc licences bench soak ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,14 @@ doc: tools ## Build the documentation of the crates; a broken link is an error
 
 licences: ## Check the licence and the source of every dependency
 	@python3 scripts/licences.py
+
+# Large counts and many seeds: half an hour to an hour. Goes on where it was interrupted.
+soak: test-tools ## Ten million simulated steps, every mutant, twenty seeds of chaos on real processes
+	cargo build --release -p jetmill -p simulator
+	target/release/simulate --seeds 1000 --steps 10000
+	python3 scripts/mutants.py
+	target/release/jetmill chaos --own --seeds 20 --tasks 1000 --for 75s --ledger both \
+	    --resume target/soak $(SOAK)
 
 bench: tools ## Measure a release build; options in BENCH="..." (docs/operations/measuring.md)
 	JETMILL_RUSTC="$$(rustc --version | cut -d ' ' -f 2)" cargo build --release

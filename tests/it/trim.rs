@@ -146,8 +146,9 @@ async fn near_the_wall_nothing_new_is_taken_and_work_in_progress_goes_on() -> an
         (!subjects.iter().any(|subject| subject.starts_with("task.created"))).then_some(())
     });
     closed.await?;
-    let submitted = support::submit_json(&site.client, &wait(999_999)).await?;
-    ensure!(submitted["error"]["code"] == "exhausted", "{submitted}");
+    let body = json!({ "tasks": [wait(999_999)] }).to_string();
+    let refused = support::admin(&site.client, "registry", "submit", body).await?;
+    ensure!(refused.as_ref().is_err_and(|e| e["code"] == "exhausted"), "{refused:?}");
     let log = site.log().await?;
     ensure!(log.state.bytes < 4 << 20, "the log is full: {} bytes", log.state.bytes);
     let _workers = site.start("worker-pool", &["--queues", "later=8"])?;
