@@ -125,7 +125,8 @@ pub struct Log {
 }
 
 impl Log {
-    fn is_above(&self, percent: u64) -> bool {
+    /// Whether more than so many percent of its limit are taken.
+    pub fn is_above(&self, percent: u64) -> bool {
         self.bytes_max > 0 && self.bytes > self.bytes_max / 100 * percent
     }
 }
@@ -163,9 +164,10 @@ pub fn window(log: &Log, marks: &Marks, window: Window, finished: usize, now: Ti
 /// known. `None` while that is not worth it.
 ///
 /// No cut goes back to before the last one was said, so that one which the window asks for may take
-/// more than that.
-pub fn floor(marks: &Marks, current: u64, needed: u64, window: u64) -> Option<u64> {
-    let from = current.saturating_add(limits::TRIM_MESSAGES_MIN);
+/// more than that. Of a small log a small part is worth it too.
+pub fn floor(marks: &Marks, log: &Log, current: u64, needed: u64, window: u64) -> Option<u64> {
+    let worth = limits::TRIM_MESSAGES_MIN.min(log.last.saturating_sub(current) / 8 + 1);
+    let from = current.saturating_add(worth);
     if window < from {
         return None;
     }
@@ -175,7 +177,7 @@ pub fn floor(marks: &Marks, current: u64, needed: u64, window: u64) -> Option<u6
 }
 
 /// Whether a cut frees more than it appends again: not where most of what lies below it is still to
-/// be done.
+/// be done. `carried` counts submissions.
 pub fn is_worth_it(marks: &Marks, current: u64, floor: u64, carried: usize) -> bool {
     carried as u64 * 2 <= marks.created_between(current, floor)
         || carried <= limits::CARRY_TASKS_MAX
@@ -230,12 +232,12 @@ mod tests {
         let marks = marks(10_000);
         let near =
             |floor: Option<u64>| floor.is_some_and(|f| (5_000 - STRIDE_MIN..=5_000).contains(&f));
-        assert!(near(floor(&marks, 1, 5_000, 9_000)), "a reader that is behind");
-        assert!(near(floor(&marks, 1, 9_000, 5_000)), "the window");
-        assert_eq!(floor(&marks, 4_500, 5_000, 9_000), None);
+        assert!(near(floor(&marks, &log(0), 1, 5_000, 9_000)), "a reader that is behind");
+        assert!(near(floor(&marks, &log(0), 1, 9_000, 5_000)), "the window");
+        assert_eq!(floor(&marks, &log(0), 4_500, 5_000, 9_000), None);
         let mut cut = marks.clone();
         cut.cut(6_000);
-        assert_eq!(floor(&cut, 1, 5_000, 9_000), None, "before the last cut was said");
+        assert_eq!(floor(&cut, &log(0), 1, 5_000, 9_000), None, "before the last cut was said");
     }
 
     #[test]

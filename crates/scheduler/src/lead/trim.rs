@@ -84,6 +84,10 @@ impl Lead {
             // The log was cut and the one who did it did not get to the purge.
             bus::trim::purge_below(&self.ctx.bus, self.planner.floor()).await?;
         }
+        if log.is_above(limits::LOG_KEPT_PERCENT) && self.saved_at < self.cursor.sequence {
+            // What the last snapshot needs must not be what keeps the log full.
+            self.save().await;
+        }
         let Some(needed) = self.needed().await? else { return Ok(()) };
         let window =
             Window { age: self.config.history_age, finished_max: self.config.finished_tasks_max };
@@ -91,12 +95,18 @@ impl Lead {
         let now = self.ctx.clock.now();
         let window = trim::window(&log, planner.marks(), window, planner.finished_tasks(), now);
         let current = planner.floor().max(log.first);
-        let Some(floor) = trim::floor(planner.marks(), current, needed, window) else {
+        // Near the wall there is no room for carrying: what is open stays where it is.
+        let needed = match planner.oldest_open() {
+            Some(oldest) if log.is_above(limits::INTAKE_CLOSES_PERCENT) => needed.min(oldest),
+            Some(_) | None => needed,
+        };
+        let Some(floor) = trim::floor(planner.marks(), &log, current, needed, window) else {
             return Ok(());
         };
         let pass = self.planner.begin_cut(floor);
         let carried = pass.open.len() + pass.over.len();
-        if trim::is_worth_it(self.planner.marks(), current, floor, carried) {
+        // A finished task is carried without its submission.
+        if trim::is_worth_it(self.planner.marks(), current, floor, pass.open.len()) {
             tracing::info!(floor, last = log.last, carried, "trimming the log");
             self.trimmer.round = Some(Round::new(floor, pass));
         } else {

@@ -89,6 +89,11 @@ impl Planner {
         pass
     }
 
+    /// The first message that an open task needs: a cut below it carries none.
+    pub fn oldest_open(&self) -> Option<u64> {
+        self.entries.iter().map(|(ticket, entry)| self.anchor(ticket, &entry)).min()
+    }
+
     /// Begins to cut the log at `floor`: what has to be carried first. From here on it remembers what
     /// changes about that, for [`Planner::look_again`].
     pub fn begin_cut(&mut self, floor: u64) -> Pass {
