@@ -31,7 +31,7 @@ const CONNECTIONS: u32 = 8;
 /// Rows are changed by their keys, whatever the statistics of a table that grows say of it; and
 /// compiling a statement takes longer than running it.
 const BEGIN: &str = "BEGIN; SET LOCAL jit = off; SET LOCAL enable_hashjoin = off; \
-     SET LOCAL enable_mergejoin = off";
+     SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
 
 /// The ledger in a PostgreSQL database.
 pub(super) struct Postgres {
