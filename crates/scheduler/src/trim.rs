@@ -2,9 +2,13 @@
 //!
 //! What has to be carried over a cut is the planner's to say, see `plan/carry.rs`.
 
+mod round;
+
 use std::time::Duration;
 
 use common::{limits, time::Timestamp};
+
+pub use round::{Round, Step};
 
 /// Marks that are kept, at most: then every second one goes.
 const MARKS_MAX: usize = 4_096;

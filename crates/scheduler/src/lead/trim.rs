@@ -11,8 +11,8 @@ use common::{
 
 use super::Lead;
 use crate::{
-    plan::{Found, Pass, Ticket},
-    trim::{self, Log, Window},
+    plan::{Found, Ticket},
+    trim::{self, Log, Round, Step, Window},
     verdict::ACTOR,
 };
 
@@ -22,26 +22,6 @@ pub(super) struct Trimmer {
     /// When to look at the log again, in monotonic milliseconds.
     look_at: u64,
     round: Option<Round>,
-}
-
-/// A cut that is being made.
-#[derive(Debug, Default)]
-struct Round {
-    floor: u64,
-    /// What is still to be carried.
-    open: Vec<Ticket>,
-    over: Vec<TaskKey>,
-    /// The last message that was carried: what follows waits until it is folded.
-    carried_at: u64,
-    said: bool,
-}
-
-impl Round {
-    fn new(floor: u64, Pass { mut open, over, .. }: Pass) -> Self {
-        // They are taken from the end: the oldest, which lie side by side in the log, come first.
-        open.reverse();
-        Self { floor, open, over, ..Self::default() }
-    }
 }
 
 impl Lead {
@@ -124,42 +104,30 @@ impl Lead {
     }
 
     async fn carry_on(&mut self) -> anyhow::Result<()> {
+        let cursor = self.cursor.sequence;
         let Some(round) = &mut self.trimmer.round else { return Ok(()) };
-        let floor = round.floor;
-        if round.said {
-            if self.planner.floor() >= floor {
+        match round.step(&mut self.planner, cursor, limits::CARRY_TASKS_MAX) {
+            Step::Wait => {}
+            Step::Carry(open, over) => self.carry(open, over).await?,
+            Step::Say(trimmed) => {
+                // Otherwise something came in meanwhile: it is folded, and looked at again.
+                if bus::trim::say(&self.ctx.bus, ACTOR, trimmed).await?.is_some() {
+                    round.said();
+                }
+            }
+            Step::Purge(floor) => {
+                self.trimmer.round = None;
                 let purged = bus::trim::purge_below(&self.ctx.bus, floor).await?;
                 tracing::info!(floor, purged, "trimmed the log");
-                self.planner.end_cut();
-                self.trimmer.round = None;
             }
-            return Ok(());
         }
-        if round.open.is_empty() && round.over.is_empty() {
-            if self.cursor.sequence < round.carried_at {
-                return Ok(());
-            }
-            let pass = self.planner.look_again();
-            if pass.is_done() {
-                let trimmed = self.planner.trim_at(floor, self.cursor.sequence);
-                // Otherwise something came in meanwhile: it is folded, and looked at again.
-                round.said = bus::trim::say(&self.ctx.bus, ACTOR, trimmed).await?.is_some();
-                return Ok(());
-            }
-            *round = Round { carried_at: round.carried_at, ..Round::new(floor, pass) };
-        }
-        self.carry().await
+        Ok(())
     }
 
-    /// Appends a few of the round's tasks again.
-    async fn carry(&mut self) -> anyhow::Result<()> {
-        let Some(round) = &mut self.trimmer.round else { return Ok(()) };
-        let keep = round.open.len().saturating_sub(limits::CARRY_TASKS_MAX);
-        let open = round.open.split_off(keep);
-        let keep = round.over.len().saturating_sub(limits::CARRY_TASKS_MAX);
-        let over = round.over.split_off(keep);
+    /// Appends tasks again.
+    async fn carry(&mut self, open: Vec<Ticket>, over: Vec<TaskKey>) -> anyhow::Result<()> {
         let mut events = Vec::with_capacity(open.len() + over.len());
-        for ticket in open.into_iter().rev() {
+        for ticket in open {
             events.extend(self.carried(ticket).await?);
         }
         for key in over {
@@ -167,7 +135,7 @@ impl Lead {
         }
         let sequence = self.publisher.publish_all(events).await?;
         if let Some(round) = &mut self.trimmer.round {
-            round.carried_at = round.carried_at.max(sequence);
+            round.carried(sequence);
         }
         Ok(())
     }

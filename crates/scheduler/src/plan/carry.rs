@@ -104,10 +104,13 @@ impl Planner {
         pass
     }
 
-    /// What is left to be carried of the cut that was begun. It looks only at what was left before
-    /// and at what came since: on a busy log there is little time before something comes again.
-    pub fn look_again(&mut self) -> Pass {
-        let Some(Cut { floor, open, over }) = self.cut.take() else { return Pass::default() };
+    /// What is left to be carried of the cut at `floor`. It looks only at what was left before and at
+    /// what came since the cut was begun: on a busy log there is little time before something comes
+    /// again.
+    pub fn look_again(&mut self, floor: u64) -> Pass {
+        let Some(Cut { open, over, .. }) = self.cut.take_if(|cut| cut.floor == floor) else {
+            return self.begin_cut(floor);
+        };
         let left = |ticket: &Ticket| {
             self.entry(*ticket).is_some_and(|entry| self.anchor(*ticket, &entry) < floor)
         };

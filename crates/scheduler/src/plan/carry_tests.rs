@@ -68,7 +68,7 @@ fn cut(world: &mut World, log: &mut Vec<Event>, floor: u64) {
         let kind = Kind::Carried(Box::new(body.unwrap()));
         push(world, log, Event::Task(TaskEvent::new(tenant, id, "scheduler", kind)));
     }
-    let left = world.planner.look_again();
+    let left = world.planner.look_again(floor);
     assert!(left.is_done() && world.planner.to_carry(floor).is_done(), "{left:?}");
     let policy = Policy::Trimmed(world.planner.trim_at(floor, log.len() as u64));
     push(world, log, Event::Policy(PolicyEvent { actor: "scheduler".into(), policy }));

@@ -1,12 +1,15 @@
 //! **Pure.** How a leader cuts the log: carries what is open over the floor, says the cut, purges.
-//! What is carried and said is the product's to say; the steps are those of its shell.
+//! What is carried and said, and which step comes next, is the product's to say.
 
 use common::{
     event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
     id::{TaskId, TaskKey, Tenant},
     time::Timestamp,
 };
-use scheduler::plan::{Found, Ticket};
+use scheduler::{
+    plan::{Found, Ticket},
+    trim::{Round, Step},
+};
 
 use super::{Scheduler, Stage};
 use crate::{
@@ -27,22 +30,14 @@ pub(super) struct Trimmer {
     round: Option<Round>,
 }
 
-#[derive(Debug, Default)]
-struct Round {
-    floor: u64,
-    open: Vec<Ticket>,
-    over: Vec<TaskKey>,
-    carried_at: u64,
-    said: bool,
-}
-
 impl Trimmer {
     /// What was sent is in the log.
     pub(super) fn stored(&mut self, sequence: u64, says: bool) {
         if let Some(round) = &mut self.round {
-            round.said |= says;
-            if !says {
-                round.carried_at = round.carried_at.max(sequence);
+            if says {
+                round.said();
+            } else {
+                round.carried(sequence);
             }
         }
     }
@@ -77,7 +72,8 @@ impl Scheduler {
         let floor = marks.at_or_before(old);
         if let Some(floor) = floor.filter(|floor| *floor > current) {
             world.note(|_| format!("{} begins to cut the log at {floor}", self.name()));
-            self.trimmer.round = Some(Round { floor, ..Round::default() });
+            let pass = self.planner.begin_cut(floor);
+            self.trimmer.round = Some(Round::new(floor, pass));
         }
         Ok(())
     }
@@ -89,35 +85,32 @@ impl Scheduler {
     }
 
     fn carry_on(&mut self, world: &mut World) -> Result<(), Broken> {
+        let most = 1 + world.random.below(6);
         let Some(round) = &mut self.trimmer.round else { return Ok(()) };
-        let floor = round.floor;
-        if round.said {
-            if self.planner.floor() >= floor {
-                self.trimmer.round = None;
-                return self.purge(world, floor);
-            }
-            return Ok(());
-        }
-        if round.open.is_empty() && round.over.is_empty() {
-            if self.cursor < round.carried_at {
-                return Ok(());
-            }
-            let pass = self.planner.to_carry(floor);
-            if pass.is_done() {
-                let trimmed = self.planner.trim_at(floor, self.cursor);
+        match round.step(&mut self.planner, self.cursor, most) {
+            Step::Wait => Ok(()),
+            Step::Carry(open, over) => self.carry(world, open, over),
+            Step::Say(trimmed) => {
                 let policy = Policy::Trimmed(trimmed);
                 let event = Event::Policy(PolicyEvent { actor: "scheduler".into(), policy });
                 self.send_trim(world, &[event], true);
-                return Ok(());
+                Ok(())
             }
-            (round.open, round.over) = (pass.open, pass.over);
-            round.open.reverse();
+            Step::Purge(floor) => {
+                self.trimmer.round = None;
+                self.purge(world, floor)
+            }
         }
-        let most = 1 + world.random.below(6);
-        let open = round.open.split_off(round.open.len().saturating_sub(most));
-        let over = round.over.split_off(round.over.len().saturating_sub(most));
+    }
+
+    fn carry(
+        &mut self,
+        world: &mut World,
+        open: Vec<Ticket>,
+        over: Vec<TaskKey>,
+    ) -> Result<(), Broken> {
         let mut events = Vec::new();
-        for ticket in open.into_iter().rev() {
+        for ticket in open {
             events.extend(self.carried(world, ticket)?);
         }
         for key in over {

@@ -1,0 +1,137 @@
+//! **Pure.** A cut that is being made, step by step: what it needs is carried and read back, then the
+//! log says that it was cut, and only when that was read back it is purged.
+//!
+//! The shell takes the steps. One that fails gives the round up: until the log says that it was cut
+//! nothing has happened, and after that the purge may come any time.
+
+use common::{event::Trimmed, id::TaskKey};
+
+use crate::plan::{Pass, Planner, Ticket};
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, until more of the log is folded.
+    Wait,
+    /// Append these again: open tasks, oldest submission first, and finished ones.
+    Carry(Vec<Ticket>, Vec<TaskKey>),
+    /// Say that the log was cut, right after the message that the cut names.
+    Say(Trimmed),
+    /// Take away what lies below this message; that ends the round.
+    Purge(u64),
+}
+
+/// A cut that is being made.
+#[derive(Debug)]
+pub struct Round {
+    floor: u64,
+    /// What is still to be carried, the oldest last.
+    open: Vec<Ticket>,
+    over: Vec<TaskKey>,
+    /// The last message that was carried: what follows waits until it is folded.
+    carried_at: u64,
+    said: bool,
+}
+
+impl Round {
+    /// Begins with what [`Planner::begin_cut`] found.
+    pub fn new(floor: u64, pass: Pass) -> Self {
+        let mut round =
+            Self { floor, open: Vec::new(), over: Vec::new(), carried_at: 0, said: false };
+        round.take(pass);
+        round
+    }
+
+    /// Where the log is cut.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    fn take(&mut self, Pass { mut open, over, .. }: Pass) {
+        open.reverse();
+        (self.open, self.over) = (open, over);
+    }
+
+    /// What to do now that the log is folded up to `cursor`; at most so many tasks of each kind are
+    /// carried at once.
+    pub fn step(&mut self, planner: &mut Planner, cursor: u64, most: usize) -> Step {
+        if self.said {
+            if planner.floor() < self.floor {
+                return Step::Wait;
+            }
+            planner.end_cut();
+            return Step::Purge(self.floor);
+        }
+        if self.open.is_empty() && self.over.is_empty() {
+            if cursor < self.carried_at {
+                return Step::Wait;
+            }
+            let pass = planner.look_again(self.floor);
+            if pass.is_done() {
+                return Step::Say(planner.trim_at(self.floor, cursor));
+            }
+            self.take(pass);
+        }
+        let mut open = self.open.split_off(self.open.len().saturating_sub(most));
+        open.reverse();
+        let over = self.over.split_off(self.over.len().saturating_sub(most));
+        Step::Carry(open, over)
+    }
+
+    /// What was to be carried lies in the log up to there.
+    pub fn carried(&mut self, sequence: u64) {
+        self.carried_at = self.carried_at.max(sequence);
+    }
+
+    /// The log says that it was cut.
+    pub fn said(&mut self) {
+        self.said = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{
+        event::{Carried, Event, Kind, Policy, PolicyEvent, TaskEvent},
+        id::{TaskId, Tenant},
+        pb,
+        task::TaskSpec,
+        time::Timestamp,
+    };
+
+    use super::*;
+
+    fn fold(planner: &mut Planner, sequence: u64, event: &Event) {
+        planner.fold((sequence, 0), Timestamp::default(), event, 0);
+    }
+
+    fn about(kind: Kind) -> Event {
+        Event::Task(TaskEvent::new(Tenant::default(), TaskId::parse("a").unwrap(), "test", kind))
+    }
+
+    #[test]
+    fn it_says_nothing_before_what_it_carried_is_read_back_and_purges_after_what_it_said_is() {
+        let worker = pb::Worker { handler: "h".into() };
+        let executor = Some(pb::Executor { kind: Some(pb::executor::Kind::Worker(worker)) });
+        let spec = pb::TaskSpec { task_id: "a".into(), executor, ..pb::TaskSpec::default() };
+        let spec = TaskSpec::parse(spec).unwrap();
+        let mut planner = Planner::default();
+        fold(&mut planner, 1, &about(Kind::Created(Box::new(spec.clone()))));
+        let pass = planner.begin_cut(2);
+        let mut round = Round::new(2, pass);
+        let Step::Carry(open, over) = round.step(&mut planner, 1, 9) else { unreachable!() };
+        assert!(over.is_empty());
+        let carried: Carried =
+            planner.carry(open[0], Some(&spec), Timestamp::default(), 1).unwrap();
+        round.carried(2);
+        assert_eq!(round.step(&mut planner, 1, 9), Step::Wait, "it is not read back");
+        fold(&mut planner, 2, &about(Kind::Carried(Box::new(carried))));
+        let Step::Say(trimmed) = round.step(&mut planner, 2, 9) else { unreachable!() };
+        assert_eq!((trimmed.floor, trimmed.as_of), (2, 2));
+        round.said();
+        assert_eq!(round.step(&mut planner, 2, 9), Step::Wait, "it is not read back");
+        let policy = Policy::Trimmed(trimmed);
+        fold(&mut planner, 3, &Event::Policy(PolicyEvent { actor: "test".into(), policy }));
+        assert_eq!(round.step(&mut planner, 3, 9), Step::Purge(2));
+    }
+}
