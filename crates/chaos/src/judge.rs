@@ -259,10 +259,7 @@ impl Judge<'_> {
     fn row(&mut self, id: &str, life: &Life) {
         let (Some(state), row) = (life.state, self.evidence.rows.get(id)) else { return };
         let Some(row) = row else { return self.say(id, "the ledger does not have it") };
-        let cause = match state.phase {
-            Phase::Failed(cause) => cause.to_pb(),
-            _ => pb::Cause::Unspecified,
-        };
+        let cause = pb::Cause::from(state.phase.cause());
         let folded = (state.phase.state(), cause, state.ended, u32::from(state.tries));
         let written = (row.state(), row.cause(), row.attempts, row.tries);
         if folded != written {

@@ -5,72 +5,17 @@
 //! over are [`Ignored`] with a reason. `docs/lifecycle.md` has the whole table; a test makes it.
 
 mod after;
+mod cause;
 
-pub use after::{After, AttemptEnd, after, after_loss};
+pub use self::{
+    after::{After, AttemptEnd, after, after_loss},
+    cause::Cause,
+};
 
 use crate::{event::Kind, pb};
 
 /// The version of this fold. Events that need a newer one stop a reader.
 pub const FOLD_VERSION: u32 = 1;
-
-/// Why a task failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// Its last try ended in an error.
-    Error,
-    /// Its last try, or the task as a whole, took too long.
-    Timeout,
-    /// Its workers vanished too often.
-    Lost,
-    /// It could never have run, or its error must not be retried.
-    Rejected,
-    /// A task that it depends on did not end as it should.
-    Dependency,
-    /// It waited too long to start.
-    Expired,
-}
-
-impl Cause {
-    /// Every cause.
-    pub const ALL: [Self; 6] =
-        [Self::Error, Self::Timeout, Self::Lost, Self::Rejected, Self::Dependency, Self::Expired];
-
-    /// The word that people and the ledger use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Timeout => "timeout",
-            Self::Lost => "lost",
-            Self::Rejected => "rejected",
-            Self::Dependency => "dependency",
-            Self::Expired => "expired",
-        }
-    }
-
-    /// From the wire, where an unset cause is a plain error.
-    pub fn from_pb(cause: pb::Cause) -> Self {
-        match cause {
-            pb::Cause::Unspecified | pb::Cause::Error => Self::Error,
-            pb::Cause::Timeout => Self::Timeout,
-            pb::Cause::Lost => Self::Lost,
-            pb::Cause::Rejected => Self::Rejected,
-            pb::Cause::Dependency => Self::Dependency,
-            pb::Cause::Expired => Self::Expired,
-        }
-    }
-
-    /// To the wire.
-    pub fn to_pb(self) -> pb::Cause {
-        match self {
-            Self::Error => pb::Cause::Error,
-            Self::Timeout => pb::Cause::Timeout,
-            Self::Lost => pb::Cause::Lost,
-            Self::Rejected => pb::Cause::Rejected,
-            Self::Dependency => pb::Cause::Dependency,
-            Self::Expired => pb::Cause::Expired,
-        }
-    }
-}
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +42,19 @@ impl Phase {
         match self {
             Self::Pending | Self::Verdict | Self::Running => false,
             Self::Completed | Self::Failed(_) | Self::Cancelled | Self::Skipped => true,
+        }
+    }
+
+    /// Why it failed, if it did.
+    pub fn cause(self) -> Option<Cause> {
+        match self {
+            Self::Failed(cause) => Some(cause),
+            Self::Pending
+            | Self::Verdict
+            | Self::Running
+            | Self::Completed
+            | Self::Cancelled
+            | Self::Skipped => None,
         }
     }
 

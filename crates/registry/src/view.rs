@@ -1,6 +1,6 @@
 //! **Pure.** A task as the API shows it.
 
-use common::{lifecycle::Phase, limits::ANSWER_BYTES_MAX, pb, time::Timestamp};
+use common::{limits::ANSWER_BYTES_MAX, pb, time::Timestamp};
 use prost::Message as _;
 
 use crate::{change::merge, row::Row};
@@ -17,7 +17,7 @@ pub(crate) fn summary(row: Row) -> pb::Task {
         tenant: fixed.tenant.to_string(),
         task_id: fixed.id.to_string(),
         state: life.phase.state().into(),
-        cause: cause(life.phase).into(),
+        cause: pb::Cause::from(life.phase.cause()).into(),
         task_type: spec.task_type,
         subsystem: spec.subsystem,
         title: spec.title,
@@ -71,21 +71,9 @@ pub(crate) fn outcome(row: Row) -> pb::Outcome {
         tenant: row.fixed.tenant.to_string(),
         task_id: row.fixed.id.to_string(),
         state: life.phase.state().into(),
-        cause: cause(life.phase).into(),
+        cause: pb::Cause::from(life.phase.cause()).into(),
         result: report.result,
         error: report.error,
         attempt: life.ended,
-    }
-}
-
-fn cause(phase: Phase) -> pb::Cause {
-    match phase {
-        Phase::Failed(cause) => cause.to_pb(),
-        Phase::Pending
-        | Phase::Verdict
-        | Phase::Running
-        | Phase::Completed
-        | Phase::Cancelled
-        | Phase::Skipped => pb::Cause::Unspecified,
     }
 }

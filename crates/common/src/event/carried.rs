@@ -118,22 +118,13 @@ impl TryFrom<pb::Carried> for Carried {
 impl From<&Carried> for pb::Carried {
     fn from(carried: &Carried) -> Self {
         let state = carried.state;
-        let cause = match state.phase {
-            Phase::Failed(cause) => cause.to_pb(),
-            Phase::Pending
-            | Phase::Verdict
-            | Phase::Running
-            | Phase::Completed
-            | Phase::Cancelled
-            | Phase::Skipped => pb::Cause::Unspecified,
-        };
         Self {
             sequence: carried.place.0,
             index: carried.place.1,
             created_at: Some(carried.created_at.into()),
             as_of: carried.as_of,
             state: state.phase.state().into(),
-            cause: cause.into(),
+            cause: pb::Cause::from(state.phase.cause()).into(),
             awaits_verdict: state.phase == Phase::Verdict,
             ended: state.ended,
             tries: state.tries.into(),

@@ -51,6 +51,26 @@ pub(super) const TASKS: [(&str, &str); 31] = [
     ("report", "bytea"),
 ];
 
+/// The columns that change in a task that the ledger has.
+pub(super) const CHANGED: [&str; 16] = [
+    "state",
+    "cause",
+    "awaits_verdict",
+    "attempts",
+    "tries",
+    "losses",
+    "stub",
+    "cancel_requested",
+    "priority",
+    "worker",
+    "started_at",
+    "finished_at",
+    "ended_at",
+    "duration",
+    "verification",
+    "report",
+];
+
 /// What questions about tasks read: the columns, and the event that has the submission.
 pub(super) fn selected() -> String {
     // The others are in the submission, and for filters only.
@@ -257,15 +277,7 @@ pub(super) struct StateColumns {
 
 impl From<Phase> for StateColumns {
     fn from(phase: Phase) -> Self {
-        let cause = match phase {
-            Phase::Failed(cause) => cause.as_str(),
-            Phase::Pending
-            | Phase::Verdict
-            | Phase::Running
-            | Phase::Completed
-            | Phase::Cancelled
-            | Phase::Skipped => "",
-        };
+        let cause = phase.cause().map_or("", Cause::as_str);
         Self { state: state_word(phase.state()), cause, awaits_verdict: phase == Phase::Verdict }
     }
 }
