@@ -10,7 +10,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
     Batch, LedgerError, Position, STATES,
-    columns::{StateColumns, TASKS, micros, tags},
+    columns::{CHANGED, StateColumns, TASKS, micros, tags},
     deltas,
 };
 use crate::row::{Change, Entry, Fixed, Live, Place};
@@ -22,9 +22,6 @@ const CACHE_KIB: i64 = 16 * 1024;
 /// Statements that stay prepared.
 const STATEMENTS: usize = 16;
 
-const UPDATE: &str = "UPDATE tasks SET state = ?, cause = ?, awaits_verdict = ?, attempts = ?, \
-     tries = ?, losses = ?, stub = ?, cancel_requested = ?, priority = ?, worker = ?, \
-     started_at = ?, finished_at = ?, ended_at = ?, duration = ?, verification = ?, report = ? WHERE place = ?";
 const INSERT_EVENT: &str =
     "INSERT INTO events (task, place, kind, at, ignored, event) VALUES (?, ?, ?, ?, ?, ?)";
 
@@ -100,7 +97,8 @@ fn write_tasks(tx: &Transaction<'_>, tasks: &[Change]) -> rusqlite::Result<()> {
     let values = TASKS.map(|_| "?").join(", ");
     let mut insert =
         tx.prepare_cached(&format!("INSERT INTO tasks ({columns}) VALUES ({values})"))?;
-    let mut update = tx.prepare_cached(UPDATE)?;
+    let set = CHANGED.map(|name| format!("{name} = ?")).join(", ");
+    let mut update = tx.prepare_cached(&format!("UPDATE tasks SET {set} WHERE place = ?"))?;
     let mut delete = tx.prepare_cached("DELETE FROM tasks WHERE place = ?")?;
     for Change { live, report, fixed, is_new } in tasks {
         if let Some(fixed) = fixed {

@@ -5,34 +5,13 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     Batch, Position, STATES,
-    columns::{StateColumns, TASKS, micros, tags},
+    columns::{CHANGED, StateColumns, TASKS, micros, tags},
     deltas,
 };
 use crate::{
     project::Counts,
     row::{Change, Entry, Fixed, Place},
 };
-
-/// What changes in a task that the ledger has, with its place first.
-const CHANGED: [(&str, &str); 17] = [
-    ("place", "bigint"),
-    ("state", "text"),
-    ("cause", "text"),
-    ("awaits_verdict", "boolean"),
-    ("attempts", "bigint"),
-    ("tries", "bigint"),
-    ("losses", "bigint"),
-    ("stub", "boolean"),
-    ("cancel_requested", "boolean"),
-    ("priority", "bigint"),
-    ("worker", "text"),
-    ("started_at", "bigint"),
-    ("finished_at", "bigint"),
-    ("ended_at", "bigint"),
-    ("duration", "bigint"),
-    ("verification", "text"),
-    ("report", "bytea"),
-];
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
@@ -83,17 +62,19 @@ pub(super) async fn write_tasks(
     }
     let changed: Vec<&Change> = tasks.iter().filter(|c| c.fixed.is_none()).collect();
     if !changed.is_empty() {
-        let names = CHANGED.map(|(name, _)| name);
-        let set = names.iter().skip(1).map(|name| format!("{name} = u.{name}"));
-        let sql = format!(
-            "UPDATE tasks AS t SET {} FROM {} AS u ({}) WHERE t.place = u.place",
-            set.collect::<Vec<_>>().join(", "),
-            unnest(&CHANGED),
-            names.join(", "),
-        );
-        bind_changed(sqlx::query(AssertSqlSafe(sql)), &changed).execute(tx).await?;
+        bind_changed(sqlx::query(AssertSqlSafe(update())), &changed).execute(tx).await?;
     }
     Ok(())
+}
+
+/// Changes the rows whose places come first.
+pub(super) fn update() -> String {
+    let is_given = |name: &str| name == "place" || CHANGED.contains(&name);
+    let given = TASKS.iter().copied().filter(|(name, _)| is_given(name)).collect::<Vec<_>>();
+    let set = CHANGED.map(|name| format!("{name} = u.{name}")).join(", ");
+    let names = given.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let rows = unnest(&given);
+    format!("UPDATE tasks AS t SET {set} FROM {rows} AS u ({names}) WHERE t.place = u.place")
 }
 
 /// The rows that one array a column makes.
@@ -150,8 +131,8 @@ fn bind_new<'q>(query: Query<'q>, rows: &'q [(&Change, &Fixed)]) -> Query<'q> {
         .bind(rows.iter().map(|(c, _)| c.report.as_slice()).collect::<Vec<_>>())
 }
 
-/// Binds one array a column, in the order of [`CHANGED`].
-fn bind_changed<'q>(query: Query<'q>, rows: &'q [&Change]) -> Query<'q> {
+/// Binds one array a column, in the order of [`update`].
+pub(super) fn bind_changed<'q>(query: Query<'q>, rows: &'q [&Change]) -> Query<'q> {
     query
         .bind(rows.iter().map(|c| c.live.place.number()).collect::<Vec<_>>())
         .bind(rows.iter().map(|c| state(c).state).collect::<Vec<_>>())

@@ -202,3 +202,25 @@ impl Ledger for Postgres {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row as _;
+
+    use super::*;
+
+    /// A plan that was made while the table was empty stays with the connection: one that looks
+    /// through the whole table for each row made a batch a hundred times as expensive.
+    #[tokio::test]
+    async fn rows_are_changed_by_their_keys_in_a_table_without_statistics() {
+        let url = testkit::Postgres::shared().expect("PostgreSQL").create_database().await;
+        let ledger = Postgres::open(&url.expect("a database")).await.expect("a ledger");
+        let mut tx = ledger.pool.begin_with(BEGIN).await.expect("a transaction");
+        let explain = AssertSqlSafe(format!("EXPLAIN {}", pg_writer::update()));
+        let explained =
+            pg_writer::bind_changed(sqlx::query(explain), &[]).fetch_all(&mut *tx).await;
+        let lines = explained.expect("a plan").into_iter().map(|row| row.get::<String, _>(0));
+        let plan = lines.collect::<Vec<_>>().join("\n");
+        assert!(plan.contains("tasks_pkey") && !plan.contains("Seq Scan"), "{plan}");
+    }
+}
