@@ -102,7 +102,7 @@ pub const LEASE: Duration = Duration::from_secs(4);
 /// Time between two renewals of the lease.
 pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Payloads that the scheduler keeps in memory at the heads of its queues, in bytes.
-pub const PAYLOAD_CACHE_BYTES_MAX: usize = 24 * 1024 * 1024;
+pub const PAYLOAD_CACHE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// Events that the registry writes in one transaction.
 pub const LEDGER_BATCH_EVENTS_MAX: usize = 4_000;

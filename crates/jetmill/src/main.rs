@@ -36,6 +36,11 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 
+/// Gives freed memory back: the C library keeps what a burst took, for each thread anew. How soon is
+/// said in .cargo/config.toml.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // The parent of every single command: it must start fast, so it comes before all else.
     if std::env::args_os().nth(1).is_some_and(|word| word == "attend") {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
-use bus::{Cursor, Message, heartbeat};
+use bus::{Cursor, Message, Reader, heartbeat};
 use common::{
     event::{Event, Kind},
     wire::NotAnEvent,
@@ -21,7 +21,7 @@ use futures::StreamExt as _;
 use runtime::Context;
 use tokio::{
     sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep},
 };
 
@@ -75,6 +75,8 @@ pub(crate) struct Lead {
     trimmer: trim::Trimmer,
     /// Releases that are not answered yet.
     flights: JoinSet<Landed>,
+    /// The snapshot that is being stored.
+    saves: JoinSet<anyhow::Result<Cursor>>,
     /// Messages that were released since the fence was put.
     released: usize,
     /// Nothing is released before, in monotonic milliseconds: the work queue refused something.
@@ -91,11 +93,11 @@ pub(crate) async fn run(
     config: Config,
     lease: Lease,
     publisher: bus::Publisher,
-    mut commands: Commands,
+    commands: Commands,
 ) -> anyhow::Result<()> {
-    let (planner, mut reader, is_known) = begin::planner(&ctx).await?;
+    let (planner, reader, is_known) = begin::planner(&ctx).await?;
     let cursor = reader.cursor();
-    let mut lead = Lead {
+    let lead = Lead {
         payloads: Payloads::new(ctx.bus.clone(), reader.stream()),
         dispatcher: Dispatcher::new(ctx.bus.clone()),
         planner,
@@ -116,6 +118,7 @@ pub(crate) async fn run(
         ready: false,
         trimmer: trim::Trimmer::default(),
         flights: JoinSet::new(),
+        saves: JoinSet::new(),
         released: 0,
         releases_at: 0,
         is_known,
@@ -123,6 +126,11 @@ pub(crate) async fn run(
         ctx,
     };
     lead.folded.send_replace(cursor.sequence);
+    Box::pin(turn(lead, reader, commands)).await
+}
+
+/// Takes in what comes and acts, until shutdown is requested.
+async fn turn(mut lead: Lead, mut reader: Reader, mut commands: Commands) -> anyhow::Result<()> {
     let mut leadership = lead.lease.watch();
     let mut heartbeats = begin::heartbeats(&lead.ctx).await?;
     let shutdown = lead.ctx.shutdown.clone();
@@ -147,6 +155,7 @@ pub(crate) async fn run(
                 Err(error) => return Err(error.into()),
             },
             Some(landed) = lead.flights.join_next() => lead.landed(landed),
+            Some(saved) = lead.saves.join_next() => lead.saved(saved),
             beat = heartbeats.next() => match beat {
                 Some(Ok(entry)) => lead.heard(entry).await,
                 Some(Err(_)) | None => heartbeats = begin::heartbeats(&lead.ctx).await?,
@@ -160,7 +169,7 @@ pub(crate) async fn run(
         lead.act().await;
     }
     if lead.office.leads() {
-        lead.save().await;
+        lead.save_now().await;
     }
     Ok(())
 }
@@ -284,7 +293,7 @@ impl Lead {
             tracing::info!(open = self.planner.open_tasks(), "leading");
             // A log made anew must not be taken for this one by a scheduler that is started again.
             if !std::mem::replace(&mut self.is_known, true) {
-                self.save().await;
+                self.save_now().await;
             }
         }
         self.report_ready();
@@ -311,8 +320,10 @@ impl Lead {
             self.pauses_changed = !self.apply_pauses().await;
         }
         self.trim().await;
-        if self.cursor.sequence >= self.stored_at + self.config.snapshot_every_messages {
-            self.save().await;
+        let messages = self.config.snapshot_every_messages;
+        let every = snapshot::every(messages, self.planner.stored_tasks());
+        if self.cursor.sequence >= self.stored_at + every {
+            self.save();
         }
     }
 
@@ -336,17 +347,34 @@ impl Lead {
         }
     }
 
-    async fn save(&mut self) {
-        if !self.planner.is_settled() {
+    /// Begins to store a snapshot, unless one is on its way.
+    fn save(&mut self) {
+        if !self.planner.is_settled() || !self.saves.is_empty() {
             return;
         }
-        self.stored_at = self.cursor.sequence;
-        let stored = snapshot::stored(&self.planner, self.cursor);
-        match snapshot::save(&self.ctx.bus, stored).await {
-            Ok(()) => self.saved_at = self.cursor.sequence,
+        let cursor = self.cursor;
+        self.stored_at = cursor.sequence;
+        let bytes = self.planner.store(cursor.stream.to_string(), cursor.sequence);
+        self.saves.spawn(snapshot::save(self.ctx.bus.clone(), bytes, cursor));
+    }
+
+    fn saved(&mut self, saved: Result<anyhow::Result<Cursor>, JoinError>) {
+        match saved.map_err(anyhow::Error::from).flatten() {
+            Ok(cursor) => self.saved_at = cursor.sequence,
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "failed to store a snapshot");
             }
+        }
+    }
+
+    /// Stores a snapshot of what is known now, and waits for it.
+    async fn save_now(&mut self) {
+        while let Some(saved) = self.saves.join_next().await {
+            self.saved(saved);
+        }
+        self.save();
+        while let Some(saved) = self.saves.join_next().await {
+            self.saved(saved);
         }
     }
 }

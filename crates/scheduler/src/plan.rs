@@ -29,13 +29,7 @@ use common::{
 };
 
 use self::entries::{Entries, Tombstones};
-pub use self::{
-    carry::Pass,
-    decide::Release,
-    fold::Folded,
-    store::{Stored, StoredTask},
-    watch::Stopping,
-};
+pub use self::{carry::Pass, decide::Release, fold::Folded, store::Stored, watch::Stopping};
 use crate::{
     graph::Graph,
     queue::{Queue, window},

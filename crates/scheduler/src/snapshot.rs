@@ -14,21 +14,20 @@ const NAME: &str = "scheduler";
 /// Largest snapshot that is read back, in bytes.
 const BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
-/// Stores the backlog as it is after the cursor.
-pub(crate) async fn save(bus: &Bus, stored: Stored) -> anyhow::Result<()> {
-    let store = streams::snapshots(bus).await?;
-    let bytes = stored.encode_to_vec();
+/// Stores the backlog as it is after the cursor, which is what it returns.
+pub(crate) async fn save(bus: Bus, bytes: Vec<u8>, cursor: Cursor) -> anyhow::Result<Cursor> {
+    let store = streams::snapshots(&bus).await?;
     store.put(NAME, &mut bytes.as_slice()).await.context("failed to store snapshot")?;
-    tracing::debug!(bytes = bytes.len(), sequence = stored.sequence, "stored a snapshot");
-    Ok(())
+    tracing::debug!(bytes = bytes.len(), sequence = cursor.sequence, "stored a snapshot");
+    Ok(cursor)
 }
 
-/// The backlog as bytes with its cursor.
-pub(crate) fn stored(planner: &Planner, cursor: Cursor) -> Stored {
-    let mut stored = planner.store();
-    stored.stream = cursor.stream.to_string();
-    stored.sequence = cursor.sequence;
-    stored
+/// Messages of the log after which a backlog of so many tasks is stored again.
+///
+/// To make the bytes of many tasks holds up everything else, so that many are stored less often: an
+/// eighth of them is read back quickly.
+pub(crate) fn every(messages: u64, tasks: usize) -> u64 {
+    messages.max(tasks as u64 / 8)
 }
 
 /// The stored backlog, if there is one that fits.

@@ -29,6 +29,8 @@ const TASK_WITHIN: Duration = Duration::from_secs(30);
 /// A load that makes no progress for this long has lost something.
 const STALL: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// A worker that has told no other count for this long has run nothing meanwhile.
+const COUNTS_WITHIN: Duration = Duration::from_millis(50);
 
 /// The generator of the load.
 #[derive(Clone)]
@@ -160,8 +162,12 @@ impl Load {
         while let Err(error) = self.committed(last).await {
             ensure!(Instant::now() < end, "the ledger does not catch up: {error}");
         }
+        // The worker tells its count now and then: what ran before is not to count here.
+        let mut executed = self.executed.clone();
+        executed.mark_unchanged();
+        while timeout(COUNTS_WITHIN, executed.changed()).await.is_ok_and(|told| told.is_ok()) {}
         let stats = self.client.stats(&pb::StatsRequest::default()).await?;
-        let executed = *self.executed.borrow();
+        let executed = *executed.borrow();
         Ok(Before { stats, executed })
     }
 

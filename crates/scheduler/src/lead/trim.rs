@@ -65,8 +65,8 @@ impl Lead {
             bus::trim::purge_below(&self.ctx.bus, self.planner.floor()).await?;
         }
         if log.is_above(limits::LOG_KEPT_PERCENT) && self.saved_at < self.cursor.sequence {
-            // What the last snapshot needs must not be what keeps the log full.
-            self.save().await;
+            // What the last snapshot needs must not be what keeps the log full, at the next look.
+            self.save();
         }
         let Some(needed) = self.needed().await? else { return Ok(()) };
         let window =

@@ -2,6 +2,8 @@
 //!
 //! Only what the log said is stored. Who lives, what is out and what is ready follows anew.
 
+mod stored;
+
 use std::{cmp::Reverse, time::Duration};
 
 use common::{
@@ -10,152 +12,18 @@ use common::{
     task::On,
     time::Timestamp,
 };
+use prost::Message as _;
 
+pub use self::stored::Stored;
+use self::stored::{
+    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredEdge, StoredEnd, StoredKey, StoredQueue,
+    StoredTask,
+};
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
-use crate::{graph::Edge, trim::Marks};
+use crate::graph::Edge;
 
-/// The whole backlog.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Stored {
-    #[prost(uint32, tag = "1")]
-    /// The version of the fold that made it.
-    pub fold_version: u32,
-    #[prost(int64, tag = "2")]
-    clock: i64,
-    #[prost(string, optional, tag = "3")]
-    paused: Option<String>,
-    #[prost(message, repeated, tag = "4")]
-    queues: Vec<StoredQueue>,
-    #[prost(string, repeated, tag = "5")]
-    kinds: Vec<String>,
-    #[prost(message, repeated, tag = "6")]
-    open: Vec<StoredTask>,
-    #[prost(message, repeated, tag = "7")]
-    over: Vec<StoredEnd>,
-    #[prost(message, repeated, tag = "8")]
-    alarms: Vec<StoredAlarm>,
-    /// Identity of the log, and the last message that is in here.
-    #[prost(string, tag = "9")]
-    pub stream: String,
-    /// See `stream`.
-    #[prost(uint64, tag = "10")]
-    pub sequence: u64,
-    #[prost(uint64, tag = "11")]
-    floor: u64,
-    #[prost(message, repeated, tag = "12")]
-    carried_over: Vec<StoredCarriedOver>,
-    #[prost(message, optional, tag = "13")]
-    marks: Option<Marks>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StoredCarriedOver {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(uint64, tag = "2")]
-    as_of: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-struct StoredCarriage {
-    #[prost(uint64, tag = "1")]
-    sequence: u64,
-    #[prost(uint32, tag = "2")]
-    index: u32,
-    #[prost(uint64, tag = "3")]
-    anchor: u64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StoredQueue {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, optional, tag = "2")]
-    paused: Option<String>,
-}
-
-/// One open task.
-#[expect(clippy::struct_excessive_bools, reason = "the flags of the fold's state")]
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct StoredTask {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(uint64, tag = "2")]
-    sequence: u64,
-    #[prost(uint32, tag = "3")]
-    index: u32,
-    #[prost(uint32, tag = "4")]
-    phase: u32,
-    #[prost(uint32, tag = "5")]
-    ended: u32,
-    #[prost(uint32, tag = "6")]
-    tries: u32,
-    #[prost(uint32, tag = "7")]
-    losses: u32,
-    #[prost(bool, tag = "8")]
-    external: bool,
-    #[prost(bool, tag = "9")]
-    stub: bool,
-    #[prost(bool, tag = "10")]
-    cancel_requested: bool,
-    #[prost(int64, tag = "11")]
-    due: i64,
-    #[prost(uint32, tag = "12")]
-    priority: u32,
-    #[prost(uint32, tag = "13")]
-    queue: u32,
-    #[prost(uint32, tag = "14")]
-    kind: u32,
-    #[prost(message, repeated, tag = "15")]
-    edges: Vec<StoredEdge>,
-    #[prost(string, optional, tag = "16")]
-    holder: Option<String>,
-    #[prost(uint64, tag = "17")]
-    queue_timeout_us: u64,
-    #[prost(uint32, tag = "18")]
-    deciding: u32,
-    #[prost(bool, tag = "19")]
-    alone: bool,
-    #[prost(message, optional, tag = "20")]
-    carried: Option<StoredCarriage>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StoredEdge {
-    #[prost(bytes = "vec", tag = "1")]
-    dependency: Vec<u8>,
-    #[prost(uint32, tag = "2")]
-    on: u32,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StoredEnd {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(uint64, tag = "2")]
-    sequence: u64,
-    #[prost(uint32, tag = "3")]
-    index: u32,
-    #[prost(uint32, tag = "4")]
-    phase: u32,
-    #[prost(uint64, tag = "5")]
-    ended: u64,
-    #[prost(uint64, tag = "6")]
-    used: u64,
-    /// Where the log first mentioned it, if not there.
-    #[prost(message, optional, tag = "7")]
-    created: Option<StoredCarriage>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StoredAlarm {
-    #[prost(int64, tag = "1")]
-    at: i64,
-    #[prost(bytes = "vec", tag = "2")]
-    key: Vec<u8>,
-    #[prost(uint32, tag = "3")]
-    alarm: u32,
-}
+/// Tasks that become bytes together.
+const PIECE: usize = 1_024;
 
 const DECISIONS: [Decision; 9] = [
     Decision::Lost,
@@ -194,19 +62,19 @@ fn numbered<T: Copy>(all: &[T], number: u32) -> Option<T> {
     all.get(number as usize).copied()
 }
 
-fn key(bytes: &[u8]) -> Option<TaskKey> {
-    Some(TaskKey(u128::from_be_bytes(bytes.try_into().ok()?)))
+fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
+    TaskKey(u128::from(high) << 64 | u128::from(low))
 }
 
-fn key_bytes(key: TaskKey) -> Vec<u8> {
-    key.0.to_be_bytes().to_vec()
+fn stored_key(key: TaskKey) -> StoredKey {
+    StoredKey { high: (key.0 >> 64) as u64, low: key.0 as u64 }
 }
 
 fn store_end(key: TaskKey, end: Tombstone) -> StoredEnd {
     let (sequence, index) = end.created;
     let elsewhere = end.created != (end.sequence, end.index);
     StoredEnd {
-        key: key_bytes(key),
+        key: stored_key(key),
         sequence: end.sequence,
         index: end.index,
         phase: number(&PHASES, &end.phase),
@@ -228,8 +96,34 @@ fn restore_end(end: &StoredEnd) -> Option<Tombstone> {
 }
 
 impl Planner {
-    /// The backlog as bytes can be made of it.
-    pub fn store(&self) -> Stored {
+    /// The backlog as bytes, as it is after a message of the log with this identity.
+    ///
+    /// A [`Stored`] in pieces: protobuf reads messages that follow one another as one, so that the
+    /// backlog needs no second copy in memory to become bytes.
+    pub fn store(&self, stream: String, sequence: u64) -> Vec<u8> {
+        let mut bytes = Stored { stream, sequence, ..self.store_rest() }.encode_to_vec();
+        let mut piece = Stored::default();
+        let mut open = self.entries.iter().map(|(t, entry)| self.store_task(t.slot, &entry));
+        let mut over = self.over.iter().map(|(key, end)| store_end(key, end));
+        loop {
+            piece.open.extend(open.by_ref().take(PIECE));
+            piece.over.extend(over.by_ref().take(PIECE));
+            if piece.open.is_empty() && piece.over.is_empty() {
+                return bytes;
+            }
+            bytes.extend(piece.encode_to_vec());
+            piece.open.clear();
+            piece.over.clear();
+        }
+    }
+
+    /// How many tasks [`Planner::store`] writes.
+    pub fn stored_tasks(&self) -> usize {
+        self.entries.len() + self.over.len()
+    }
+
+    /// Everything but the tasks.
+    fn store_rest(&self) -> Stored {
         let mut kinds = vec![String::new(); self.durations.len()];
         for (word, id) in &self.kinds {
             if let Some(place) = kinds.get_mut(usize::from(*id)) {
@@ -246,22 +140,19 @@ impl Planner {
                 .map(|(name, q)| StoredQueue { name: name.to_string(), paused: q.paused.clone() })
                 .collect(),
             kinds,
-            open: self.entries.iter().map(|(t, entry)| self.store_task(t.slot, &entry)).collect(),
-            over: self.over.iter().map(|(key, end)| store_end(key, end)).collect(),
             alarms: self
                 .timers
                 .iter()
                 .filter_map(|Reverse(timer)| self.store_alarm(*timer))
                 .collect(),
-            stream: String::new(),
-            sequence: 0,
             floor: self.floor,
             marks: Some(self.marks.clone()),
             carried_over: self
                 .carried_over
                 .iter()
-                .map(|(key, as_of)| StoredCarriedOver { key: key_bytes(*key), as_of: *as_of })
+                .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
+            ..Stored::default()
         }
     }
 
@@ -271,7 +162,7 @@ impl Planner {
         let lasting = matches!(alarm, Alarm::Total | Alarm::Dependency | Alarm::Cancel);
         lasting.then(|| StoredAlarm {
             at: at.micros(),
-            key: key_bytes(entry.key),
+            key: stored_key(entry.key),
             alarm: number(&ALARMS, &alarm),
         })
     }
@@ -279,7 +170,7 @@ impl Planner {
     fn store_task(&self, slot: u32, entry: &Entry) -> StoredTask {
         let queue_timeout = self.rare.get(&slot).and_then(|r| r.queue_timeout).unwrap_or_default();
         StoredTask {
-            key: key_bytes(entry.key),
+            key: stored_key(entry.key),
             sequence: entry.sequence,
             index: entry.index,
             phase: number(&PHASES, &entry.state.phase),
@@ -298,7 +189,7 @@ impl Planner {
                 .waits(slot)
                 .iter()
                 .map(|edge| StoredEdge {
-                    dependency: key_bytes(edge.dependency),
+                    dependency: stored_key(edge.dependency),
                     on: number(&ONS, &edge.on),
                 })
                 .collect(),
@@ -335,10 +226,10 @@ impl Planner {
             planner.kind_id(kind);
         }
         for end in stored.over {
-            planner.over.insert(key(&end.key)?, restore_end(&end)?);
+            planner.over.insert(key(end.key), restore_end(&end)?);
         }
         for carried in stored.carried_over {
-            planner.carried_over.insert(key(&carried.key)?, carried.as_of);
+            planner.carried_over.insert(key(carried.key), carried.as_of);
         }
         let tickets = stored
             .open
@@ -346,7 +237,7 @@ impl Planner {
             .map(|task| planner.restore_task(task))
             .collect::<Option<Vec<_>>>()?;
         for alarm in stored.alarms {
-            if let Some((ticket, _)) = planner.entries.find(key(&alarm.key)?) {
+            if let Some((ticket, _)) = planner.entries.find(key(alarm.key)) {
                 let at = Timestamp::from_micros(alarm.at);
                 planner.alarm(at, ticket, numbered(&ALARMS, alarm.alarm)?);
             }
@@ -369,7 +260,7 @@ impl Planner {
             cancel_requested: task.cancel_requested,
         };
         let entry = Entry {
-            key: key(&task.key)?,
+            key: key(task.key),
             sequence: task.sequence,
             index: task.index,
             state,
@@ -390,7 +281,7 @@ impl Planner {
             self.rare.insert(ticket.slot, Rare { queue_timeout, ..Rare::default() });
         }
         let edge = |edge: &StoredEdge| {
-            Some(Edge { dependency: key(&edge.dependency)?, on: numbered(&ONS, edge.on)? })
+            Some(Edge { dependency: key(edge.dependency), on: numbered(&ONS, edge.on)? })
         };
         self.graph.wait(ticket, task.edges.iter().map(edge).collect::<Option<Vec<_>>>()?);
         Some(ticket)

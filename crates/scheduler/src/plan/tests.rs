@@ -7,7 +7,9 @@ use common::{
     time::Timestamp,
 };
 
-use super::{Decision, Found, Place, Planner, Ticket};
+use prost::Message as _;
+
+use super::{Decision, Found, Place, Planner, Stored, Ticket};
 
 /// A planner with a log of its own: every event gets the next sequence, a second a step.
 pub(super) struct World {
@@ -402,7 +404,9 @@ fn a_stored_backlog_goes_on_as_it_was() {
     world.released(&["run", "gone"]);
     world.say("run", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
     world.complete("gone", 1);
-    let stored = world.planner.store();
+    let bytes = world.planner.store("the log".to_owned(), 7);
+    let stored = Stored::decode(bytes.as_slice()).expect("a snapshot");
+    assert_eq!((stored.stream.as_str(), stored.sequence), ("the log", 7));
     world.planner = Planner::restore(stored).expect("of this version");
     world.planner.lead(world.now(), world.now_ms);
     world.beat("w", 4, &[("run", 1)]);

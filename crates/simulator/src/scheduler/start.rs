@@ -82,11 +82,9 @@ impl Scheduler {
             return;
         }
         self.saved_at = self.cursor;
-        let mut stored = self.planner.store();
-        stored.stream = world.log.stream.to_string();
-        stored.sequence = self.cursor;
+        let stored = self.planner.store(world.log.stream.to_string(), self.cursor);
         world.note(|_| format!("{} stores a snapshot at {}", self.name(), self.cursor));
-        world.snapshots.push(stored.encode_to_vec());
+        world.snapshots.push(stored);
     }
 }
 

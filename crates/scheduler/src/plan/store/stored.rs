@@ -1,0 +1,155 @@
+//! **Pure.** The messages of a snapshot.
+
+use crate::trim::Marks;
+
+/// The whole backlog.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Stored {
+    #[prost(uint32, tag = "1")]
+    /// The version of the fold that made it.
+    pub fold_version: u32,
+    #[prost(int64, tag = "2")]
+    pub(super) clock: i64,
+    #[prost(string, optional, tag = "3")]
+    pub(super) paused: Option<String>,
+    #[prost(message, repeated, tag = "4")]
+    pub(super) queues: Vec<StoredQueue>,
+    #[prost(string, repeated, tag = "5")]
+    pub(super) kinds: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) open: Vec<StoredTask>,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) over: Vec<StoredEnd>,
+    #[prost(message, repeated, tag = "8")]
+    pub(super) alarms: Vec<StoredAlarm>,
+    /// Identity of the log, and the last message that is in here.
+    #[prost(string, tag = "9")]
+    pub stream: String,
+    /// See `stream`.
+    #[prost(uint64, tag = "10")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "11")]
+    pub(super) floor: u64,
+    #[prost(message, repeated, tag = "12")]
+    pub(super) carried_over: Vec<StoredCarriedOver>,
+    #[prost(message, optional, tag = "13")]
+    pub(super) marks: Option<Marks>,
+}
+
+/// A key as two words: it takes no memory of its own.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct StoredKey {
+    #[prost(fixed64, tag = "1")]
+    pub(super) high: u64,
+    #[prost(fixed64, tag = "2")]
+    pub(super) low: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct StoredCarriedOver {
+    #[prost(message, required, tag = "1")]
+    pub(super) key: StoredKey,
+    #[prost(uint64, tag = "2")]
+    pub(super) as_of: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct StoredCarriage {
+    #[prost(uint64, tag = "1")]
+    pub(super) sequence: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) index: u32,
+    #[prost(uint64, tag = "3")]
+    pub(super) anchor: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StoredQueue {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, optional, tag = "2")]
+    pub(super) paused: Option<String>,
+}
+
+/// One open task.
+#[expect(clippy::struct_excessive_bools, reason = "the flags of the fold's state")]
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StoredTask {
+    #[prost(message, required, tag = "1")]
+    pub(super) key: StoredKey,
+    #[prost(uint64, tag = "2")]
+    pub(super) sequence: u64,
+    #[prost(uint32, tag = "3")]
+    pub(super) index: u32,
+    #[prost(uint32, tag = "4")]
+    pub(super) phase: u32,
+    #[prost(uint32, tag = "5")]
+    pub(super) ended: u32,
+    #[prost(uint32, tag = "6")]
+    pub(super) tries: u32,
+    #[prost(uint32, tag = "7")]
+    pub(super) losses: u32,
+    #[prost(bool, tag = "8")]
+    pub(super) external: bool,
+    #[prost(bool, tag = "9")]
+    pub(super) stub: bool,
+    #[prost(bool, tag = "10")]
+    pub(super) cancel_requested: bool,
+    #[prost(int64, tag = "11")]
+    pub(super) due: i64,
+    #[prost(uint32, tag = "12")]
+    pub(super) priority: u32,
+    #[prost(uint32, tag = "13")]
+    pub(super) queue: u32,
+    #[prost(uint32, tag = "14")]
+    pub(super) kind: u32,
+    #[prost(message, repeated, tag = "15")]
+    pub(super) edges: Vec<StoredEdge>,
+    #[prost(string, optional, tag = "16")]
+    pub(super) holder: Option<String>,
+    #[prost(uint64, tag = "17")]
+    pub(super) queue_timeout_us: u64,
+    #[prost(uint32, tag = "18")]
+    pub(super) deciding: u32,
+    #[prost(bool, tag = "19")]
+    pub(super) alone: bool,
+    #[prost(message, optional, tag = "20")]
+    pub(super) carried: Option<StoredCarriage>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct StoredEdge {
+    #[prost(message, required, tag = "1")]
+    pub(super) dependency: StoredKey,
+    #[prost(uint32, tag = "2")]
+    pub(super) on: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct StoredEnd {
+    #[prost(message, required, tag = "1")]
+    pub(super) key: StoredKey,
+    #[prost(uint64, tag = "2")]
+    pub(super) sequence: u64,
+    #[prost(uint32, tag = "3")]
+    pub(super) index: u32,
+    #[prost(uint32, tag = "4")]
+    pub(super) phase: u32,
+    #[prost(uint64, tag = "5")]
+    pub(super) ended: u64,
+    #[prost(uint64, tag = "6")]
+    pub(super) used: u64,
+    /// Where the log first mentioned it, if not there.
+    #[prost(message, optional, tag = "7")]
+    pub(super) created: Option<StoredCarriage>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct StoredAlarm {
+    #[prost(int64, tag = "1")]
+    pub(super) at: i64,
+    #[prost(message, required, tag = "2")]
+    pub(super) key: StoredKey,
+    #[prost(uint32, tag = "3")]
+    pub(super) alarm: u32,
+}
