@@ -6,7 +6,7 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = ["task", "event", "execution", "admin"];
+const FILES: [&str; 5] = ["task", "task_type", "event", "execution", "admin"];
 const OWN_SERDE: [&str; 3] =
     [".jetmill.v1.Json", ".jetmill.v1.Dependency", ".jetmill.v1.SubmitRequest"];
 const TIMES: [(&str, &str); 2] = [
@@ -45,7 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost
         .btree_map(["."])
         .boxed(".jetmill.v1.Event.kind.created")
-        .boxed(".jetmill.v1.Event.kind.carried");
+        .boxed(".jetmill.v1.Event.kind.carried")
+        .boxed(".jetmill.v1.Event.kind.resolved");
     let mut json = pbjson_build::Builder::new();
     json.register_descriptors(&bytes)?
         .exclude(OWN_SERDE)

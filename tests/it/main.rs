@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod catalog;
 mod chaos;
 mod doors;
 mod kills;

@@ -5,8 +5,10 @@
 //! [`TaskSpec`], parsed at the door.
 
 mod carried;
+mod resolved;
 
 pub use carried::{Carried, Pause, Trimmed};
+pub use resolved::Resolved;
 
 use crate::{
     id::{QueueName, TaskId, Tenant},
@@ -63,6 +65,7 @@ pub enum Kind {
     Reprioritised(pb::Reprioritised),
     Expedited(pb::Expedited),
     Carried(Box<Carried>),
+    Resolved(Box<Resolved>),
 }
 
 impl Kind {
@@ -85,6 +88,7 @@ impl Kind {
             Self::Reprioritised(_) => "reprioritised",
             Self::Expedited(_) => "expedited",
             Self::Carried(_) => "carried",
+            Self::Resolved(_) => "resolved",
         }
     }
 

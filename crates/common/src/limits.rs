@@ -157,3 +157,24 @@ pub const PROBE_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Time that the tasks of a service have to end, unless the service asks for more.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Largest file of task types, in bytes.
+pub const CATALOG_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest task type, encoded, in bytes.
+pub const TASK_TYPE_BYTES_MAX: usize = 128 * 1024;
+/// Largest input schema of a task type, in bytes of JSON.
+pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// Parts of an input schema, each reference counted as what it leads to.
+pub const SCHEMA_PARTS_MAX: usize = 1_000;
+/// Problems of one input that are named.
+pub const INPUT_PROBLEMS_MAX: usize = 64;
+/// Longest template of a task type, in bytes.
+pub const TEMPLATE_BYTES_MAX: usize = 8 * 1024;
+/// Templates of one task type.
+pub const TEMPLATES_MAX: usize = 64;
+/// Steps that a template may take.
+pub const TEMPLATE_FUEL: u64 = 20_000;
+/// What the templates of one task may make and look at, in bytes.
+pub const TEMPLATE_WORK_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Shortest period of a uniqueness.
+pub const UNIQUE_PERIOD_MIN: Duration = Duration::from_secs(1);

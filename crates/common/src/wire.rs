@@ -11,7 +11,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use crate::{
-    event::{Carried, Event, Kind, Pause, Policy, PolicyEvent, TaskEvent, Trimmed},
+    event::{Carried, Event, Kind, Pause, Policy, PolicyEvent, Resolved, TaskEvent, Trimmed},
     id::{QueueName, TaskId, Tenant},
     lifecycle::FOLD_VERSION,
     pb::{self, event::Kind as Body},
@@ -141,6 +141,7 @@ pub fn body_word(body: &Body) -> &'static str {
         Body::Reprioritised(_) => "reprioritised",
         Body::Expedited(_) => "expedited",
         Body::Carried(_) => "carried",
+        Body::Resolved(_) => "resolved",
         Body::Paused(_) => "paused",
         Body::Resumed(_) => "resumed",
         Body::Trimmed(_) => "trimmed",
@@ -192,6 +193,10 @@ fn from_pb(event: pb::Event, message: Received<'_>, index: u32) -> Result<Event,
         Body::Carried(b) => {
             let carried = Carried::try_from(*b).map_err(|e| undecodable("carried", &e))?;
             Kind::Carried(Box::new(carried))
+        }
+        Body::Resolved(b) => {
+            let resolved = Resolved::try_from(*b).map_err(|e| undecodable("resolved", &e))?;
+            Kind::Resolved(Box::new(resolved))
         }
         Body::Paused(pb::Paused { queue, reason }) => {
             return policy(about.actor, Policy::Paused { queue: optional_queue(&queue)?, reason });
@@ -362,6 +367,7 @@ fn task_to_pb(event: &TaskEvent) -> pb::Event {
         Kind::Reprioritised(b) => Body::Reprioritised(*b),
         Kind::Expedited(b) => Body::Expedited(*b),
         Kind::Carried(b) => Body::Carried(Box::new(pb::Carried::from(&**b))),
+        Kind::Resolved(b) => Body::Resolved(Box::new(pb::Resolved::from(&**b))),
     };
     let created = matches!(body, Body::Created(_));
     let json = |text: &str| (!text.is_empty()).then(|| pb::Json { text: text.to_owned() });

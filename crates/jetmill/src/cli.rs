@@ -7,7 +7,7 @@ use common::id::Tenant;
 
 use crate::{
     bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
-    exit::Exit, list, live, log, queue, serve, services, show, stats, submit, worker,
+    exit::Exit, list, live, log, queue, serve, services, show, stats, submit, types, worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.
@@ -110,6 +110,9 @@ enum Client {
     /// Look at how far the log is trimmed, and at who reads it
     #[command(subcommand)]
     Log(log::Command),
+    /// Kinds of work, as data: what a submission gets that names one
+    #[command(subcommand)]
+    Types(types::Command),
     /// List the services that answer
     Services,
     /// Count everything
@@ -171,6 +174,7 @@ async fn ask(session: &Session, command: Client) -> anyhow::Result<Exit> {
         Client::Worker(command) => worker::run(session, command).await,
         Client::Dead(command) => dead::run(session, command).await,
         Client::Log(command) => log::run(session, command).await,
+        Client::Types(command) => Box::pin(types::run(session, command)).await,
         Client::Services => services::run(session).await,
         Client::Stats => stats::run(session).await,
         Client::Demo(args) => demo::run(session, args).await,

@@ -141,6 +141,7 @@ pub(crate) fn what(event: &pb::Event) -> String {
         Some(Kind::Reprioritised(e)) => format!("priority {}", e.priority),
         Some(Kind::Expedited(_)) => "now".into(),
         Some(Kind::Carried(e)) => format!("as of {}", e.as_of),
+        Some(Kind::Resolved(e)) => format!("by version {} of its type", e.version),
         Some(Kind::Paused(e)) => format!("{} {}", queue(&e.queue), e.reason),
         Some(Kind::Resumed(e)) => queue(&e.queue),
         Some(Kind::Trimmed(e)) => format!("the log counts from {}", e.floor),

@@ -29,6 +29,7 @@ mod stats;
 mod submit;
 mod table;
 mod task;
+mod types;
 mod wait;
 mod worker;
 

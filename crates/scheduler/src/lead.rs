@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use async_nats::jetstream::kv;
 use bus::{Cursor, Message, Reader, heartbeat};
 use common::{
-    event::{Event, Kind},
+    event::Event,
     wire::NotAnEvent,
 };
 use futures::StreamExt as _;
@@ -32,7 +32,7 @@ use crate::{
     lease::Lease,
     metrics::Metrics,
     office::{self, Doubts, Office, Released},
-    payload::Payloads,
+    payload::{self, Payloads},
     plan::{Planner, Ticket},
     snapshot,
 };
@@ -244,9 +244,10 @@ impl Lead {
         let folded = self.planner.fold((message.sequence, index), message.at, event, now_ms);
         if let Some(ticket) = folded.created
             && let Event::Task(event) = event
-            && let Kind::Created(spec) = &event.kind
+            && let Some((spec, created_at)) = payload::submitted(&event.kind, message.at)
         {
-            self.payloads.keep(ticket, spec, message.at);
+            self.payloads.drop(ticket);
+            self.payloads.keep(ticket, spec, created_at);
         }
         if let Some(ticket) = folded.ended {
             self.payloads.drop(ticket);

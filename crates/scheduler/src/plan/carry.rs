@@ -251,6 +251,7 @@ impl Planner {
     pub(super) fn trimmed(&mut self, at: u64, trimmed: &Trimmed) {
         self.marks.cut(at);
         self.over.forget_before(trimmed.floor);
+        self.types.forget_before(trimmed.floor);
         if trimmed.as_of < self.pauses_known {
             // An older cut than the one that it began at.
             return;

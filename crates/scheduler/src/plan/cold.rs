@@ -105,6 +105,7 @@ impl Planner {
             }
         }
         self.graph.wait(ticket, edges);
+        self.by_hand(ticket, spec);
         let timeouts = spec.timeouts();
         if let Some(total) = timeouts.total {
             self.alarm(carried.created_at.after(total), ticket, Alarm::Total);

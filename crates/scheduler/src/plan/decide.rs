@@ -245,7 +245,10 @@ impl Planner {
             return;
         }
         self.place(ticket, Place::Waiting);
-        if entry.deciding.is_some() || entry.state.cancel_requested {
+        if entry.deciding.is_some()
+            || entry.state.cancel_requested
+            || self.is_held(ticket, &entry)
+        {
             return;
         }
         self.entries.update(ticket, |entry| entry.place = Place::Ready);

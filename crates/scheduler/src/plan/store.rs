@@ -19,13 +19,14 @@ use self::stored::{
     StoredAlarm, StoredCarriage, StoredCarriedOver, StoredEdge, StoredEnd, StoredKey, StoredQueue,
     StoredTask,
 };
+pub(super) use self::stored::{StoredClaim, StoredResolving, StoredTypes};
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
 use crate::graph::Edge;
 
 /// Tasks that become bytes together.
 const PIECE: usize = 1_024;
 
-const DECISIONS: [Decision; 9] = [
+const DECISIONS: [Decision; 10] = [
     Decision::Lost,
     Decision::AfterLoss,
     Decision::DependencyFailed,
@@ -35,6 +36,7 @@ const DECISIONS: [Decision; 9] = [
     Decision::TotalTimeout,
     Decision::DependencyMissing,
     Decision::Cancel,
+    Decision::Resolve,
 ];
 const ALARMS: [Alarm; 5] =
     [Alarm::Due, Alarm::Queue, Alarm::Total, Alarm::Dependency, Alarm::Cancel];
@@ -62,11 +64,11 @@ fn numbered<T: Copy>(all: &[T], number: u32) -> Option<T> {
     all.get(number as usize).copied()
 }
 
-fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
+pub(super) fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
     TaskKey(u128::from(high) << 64 | u128::from(low))
 }
 
-fn stored_key(key: TaskKey) -> StoredKey {
+pub(super) fn stored_key(key: TaskKey) -> StoredKey {
     StoredKey { high: (key.0 >> 64) as u64, low: key.0 as u64 }
 }
 
@@ -152,6 +154,7 @@ impl Planner {
                 .iter()
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
+            types: Some(self.store_types()),
             ..Stored::default()
         }
     }
@@ -236,6 +239,7 @@ impl Planner {
             .iter()
             .map(|task| planner.restore_task(task))
             .collect::<Option<Vec<_>>>()?;
+        planner.restore_types(stored.types.unwrap_or_default());
         for alarm in stored.alarms {
             if let Some((ticket, _)) = planner.entries.find(key(alarm.key)) {
                 let at = Timestamp::from_micros(alarm.at);

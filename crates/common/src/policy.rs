@@ -1,0 +1,3 @@
+//! **Pure.** Documents: how work is done, as data in the log.
+
+pub mod task_type;
