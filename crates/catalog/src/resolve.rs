@@ -37,7 +37,7 @@ impl Compiled {
     /// Checks a type and makes it ready; or everything that is wrong with it.
     pub fn new(given: &pb::TaskType) -> Result<Self, Vec<Violation>> {
         let mut violations = task_type::check(given);
-        let max = common::limits::TASK_TYPE_BYTES_MAX;
+        let max = common::limits::DOCUMENT_BYTES_MAX - 1024;
         if given.encoded_len() > max {
             let problem = format!("must have at most {max} bytes encoded");
             violations.push(Violation { field: "task_type".into(), problem });

@@ -13,6 +13,7 @@ pub use resolved::Resolved;
 use crate::{
     id::{QueueName, TaskId, Tenant},
     pb,
+    policy::Document,
     task::TaskSpec,
     time::Timestamp,
 };
@@ -108,7 +109,7 @@ pub struct PolicyEvent {
 }
 
 /// A decision about how work is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Policy {
     /// No new starts in this queue, or in any.
     Paused {
@@ -124,6 +125,8 @@ pub enum Policy {
     },
     /// The log counts from its floor on.
     Trimmed(Trimmed),
+    /// A version of a limit, a schedule or a task type.
+    Document(Box<Document>),
 }
 
 impl Policy {
@@ -133,6 +136,7 @@ impl Policy {
             Self::Paused { .. } => "paused",
             Self::Resumed { .. } => "resumed",
             Self::Trimmed(_) => "trimmed",
+            Self::Document(_) => "document",
         }
     }
 }

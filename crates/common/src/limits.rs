@@ -104,6 +104,11 @@ pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Payloads that the scheduler keeps in memory at the heads of its queues, in bytes.
 pub const PAYLOAD_CACHE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
+/// Limits, schedules and task types, together.
+pub const DOCUMENTS_MAX: usize = 10_000;
+/// One limit, schedule or task type, in bytes.
+pub const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
+
 /// Events that the registry writes in one transaction.
 pub const LEDGER_BATCH_EVENTS_MAX: usize = 4_000;
 /// What the registry remembers of open tasks, in bytes; it asks the ledger for others.
@@ -160,10 +165,8 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Largest file of task types, in bytes.
 pub const CATALOG_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Largest task type, encoded, in bytes.
-pub const TASK_TYPE_BYTES_MAX: usize = 128 * 1024;
 /// Largest input schema of a task type, in bytes of JSON.
-pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+pub const SCHEMA_BYTES_MAX: usize = 32 * 1024;
 /// Parts of an input schema, each reference counted as what it leads to.
 pub const SCHEMA_PARTS_MAX: usize = 1_000;
 /// Problems of one input that are named.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     error::Violation,
-    id::is_token,
+    id::DocumentName,
     limits,
     pb::{self, executor::Kind},
     task::TaskSpec,
@@ -17,14 +17,23 @@ const LITERAL: [&str; 5] = ["script", "source", "secrets", "handler", "mounts"];
 /// value can cure it.
 const SAMPLES: [&str; 3] = ["1", "x", "http://x/"];
 
+/// Everything that is wrong with a task type as a document.
+pub(super) fn violations(task_type: &pb::TaskType) -> Vec<Violation> {
+    let within = |violation: Violation| Violation {
+        field: format!("task_type.{}", violation.field),
+        ..violation
+    };
+    check(task_type).into_iter().map(within).collect()
+}
+
 /// Everything that is wrong with the form of a task type; empty when nothing is.
 pub fn check(task_type: &pb::TaskType) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut wrong = |field: &str, problem: String| {
         found.push(Violation { field: field.to_owned(), problem });
     };
-    if let Some(problem) = name(&task_type.name) {
-        wrong("name", problem);
+    if let Err(error) = DocumentName::parse(&task_type.name) {
+        wrong("name", error.to_string());
     }
     match task_type.executor.as_ref().and_then(|executor| executor.kind.as_ref()) {
         None => wrong("executor", "says how it is run, and is missing".into()),
@@ -40,13 +49,6 @@ pub fn check(task_type: &pb::TaskType) -> Vec<Violation> {
     let of_tasks = of_tasks(task_type).into_iter().filter(|v| !own.contains(&v.field));
     found.extend(of_tasks);
     found
-}
-
-/// What is wrong with the name of a type.
-pub fn name(name: &str) -> Option<String> {
-    let max = limits::NAME_BYTES_MAX;
-    let fits = name.len() <= max && is_token(&name.replace('.', "_"));
-    (!fits).then(|| format!("must have 1 to {max} letters, digits, `.`, `_` and `-`"))
 }
 
 fn texts(task_type: &pb::TaskType, wrong: &mut impl FnMut(&str, String)) {

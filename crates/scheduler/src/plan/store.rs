@@ -16,8 +16,8 @@ use prost::Message as _;
 
 pub use self::stored::Stored;
 use self::stored::{
-    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredEdge, StoredEnd, StoredKey, StoredQueue,
-    StoredTask,
+    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredDocument, StoredEdge, StoredEnd,
+    StoredKey, StoredQueue, StoredTask,
 };
 pub(super) use self::stored::{StoredClaim, StoredResolving, StoredTypes};
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
@@ -155,6 +155,15 @@ impl Planner {
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
             types: Some(self.store_types()),
+            documents: self
+                .policies
+                .all()
+                .map(|(known, anchor)| StoredDocument {
+                    document: (&known.document).into(),
+                    sequence: known.sequence,
+                    anchor,
+                })
+                .collect(),
             ..Stored::default()
         }
     }
@@ -228,6 +237,9 @@ impl Planner {
         for kind in &stored.kinds {
             planner.kind_id(kind);
         }
+        for StoredDocument { document, sequence, anchor } in stored.documents {
+            planner.policies.restore(document.try_into().ok()?, sequence, anchor);
+        }
         for end in stored.over {
             planner.over.insert(key(end.key), restore_end(&end)?);
         }
@@ -239,6 +251,7 @@ impl Planner {
             .iter()
             .map(|task| planner.restore_task(task))
             .collect::<Option<Vec<_>>>()?;
+        planner.documents_known();
         planner.restore_types(stored.types.unwrap_or_default());
         for alarm in stored.alarms {
             if let Some((ticket, _)) = planner.entries.find(key(alarm.key)) {

@@ -16,6 +16,7 @@ use common::{
     event::Resolved,
     id::{TaskId, TaskKey},
     pb,
+    policy::{Body, Document, Kind},
     task::TaskSpec,
     time::Timestamp,
 };
@@ -118,8 +119,26 @@ impl Types {
 }
 
 impl Planner {
+    /// The log told of a document.
+    pub(super) fn document_changed(&mut self, body: &Body, version: u64, name: &str) {
+        match body {
+            Body::TaskType(body) => self.set_type(name, version, Some((**body).clone())),
+            Body::Removed(Kind::TaskType) => self.set_type(name, version, None),
+            Body::Limit(_) | Body::Schedule(_) | Body::Removed(Kind::Limit | Kind::Schedule) => {}
+        }
+    }
+
+    /// The documents are there that were stored or carried.
+    pub(super) fn documents_known(&mut self) {
+        let of_types = self.policies.of(Some(Kind::TaskType));
+        let documents = of_types.map(|known| known.document.clone()).collect::<Vec<_>>();
+        for Document { name, version, body, .. } in documents {
+            self.document_changed(&body, version, name.as_str());
+        }
+    }
+
     /// A type was applied, or removed.
-    pub fn set_type(&mut self, name: &str, version: u64, task_type: Option<pb::TaskType>) {
+    fn set_type(&mut self, name: &str, version: u64, task_type: Option<pb::TaskType>) {
         let kind = self.kind_id(name);
         let own = self.kinds.contains_key(name);
         let enabled = match task_type {

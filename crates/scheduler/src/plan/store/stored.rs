@@ -1,5 +1,7 @@
 //! **Pure.** The messages of a snapshot.
 
+use common::pb;
+
 use crate::trim::Marks;
 
 /// The whole backlog.
@@ -36,6 +38,8 @@ pub struct Stored {
     pub(super) marks: Option<Marks>,
     #[prost(message, optional, tag = "20")]
     pub(super) types: Option<StoredTypes>,
+    #[prost(message, repeated, tag = "14")]
+    pub(super) documents: Vec<StoredDocument>,
 }
 
 /// What is known of task types beside their documents.
@@ -74,6 +78,16 @@ pub(in crate::plan) struct StoredClaim {
     pub(in crate::plan) until: i64,
     #[prost(string, tag = "5")]
     pub(in crate::plan) name: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StoredDocument {
+    #[prost(message, required, tag = "1")]
+    pub(super) document: pb::Document,
+    #[prost(uint64, tag = "2")]
+    pub(super) sequence: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) anchor: u64,
 }
 
 /// A key as two words: it takes no memory of its own.
