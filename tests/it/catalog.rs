@@ -1,21 +1,22 @@
 //! The example catalog: each of its sixteen jobs does what it says, on Jetmill's own data.
 
+#![expect(clippy::indexing_slicing, reason = "what JSON does not have is null; the test says so")]
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
-use catalog::{Compiled, Entry};
-use common::time::Timestamp;
+use catalog::Entry;
 use futures::StreamExt as _;
-use jetmill_sdk::{TaskId, TaskSpec, pb};
+use jetmill_sdk::{TaskId, pb};
 use serde_json::{Value, json};
 use testkit::Jetmill;
 
-use crate::rig::{Rig, value};
+use crate::rig::{Rig, is_over};
 
 /// What the originals were configured with: schedule, enabled, queue, attempts.
 const TABLE: [(&str, &str, bool, &str, i32); 16] = [
@@ -48,9 +49,9 @@ fn examples() -> anyhow::Result<BTreeMap<String, pb::TaskType>> {
         let path = file?.path();
         let entries = catalog::read(&fs::read_to_string(&path)?);
         let entries = entries.map_err(|found| anyhow::anyhow!("{}: {found:?}", path.display()))?;
-        types.extend(entries.into_iter().map(|Entry { task_type, .. }| {
-            (task_type.name.clone(), task_type)
-        }));
+        types.extend(
+            entries.into_iter().map(|Entry { task_type, .. }| (task_type.name.clone(), task_type)),
+        );
     }
     Ok(types)
 }
@@ -71,7 +72,17 @@ fn the_catalog_has_the_sixteen_jobs_as_they_were_configured() -> anyhow::Result<
     Ok(())
 }
 
-/// A platform whose worker serves every queue of the catalog, and a folder for what jobs keep.
+/// A platform whose worker serves every queue of the catalog and finds the program.
+async fn platform() -> anyhow::Result<Rig> {
+    let queues = "default=4,maintenance=3,pattern_mining=3,training=1,handlers=1";
+    let program = Jetmill::program()?;
+    let bin = program.parent().context("a folder")?.display();
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let path = format!("{bin}:{}", others.to_string_lossy());
+    Rig::with(Jetmill::dev().arg("--queues").arg(queues).env("PATH", path)).await
+}
+
+/// The example catalog at work, and a folder for what jobs keep.
 struct Shop {
     rig: Rig,
     types: BTreeMap<String, pb::TaskType>,
@@ -80,40 +91,32 @@ struct Shop {
 
 impl Shop {
     async fn open() -> anyhow::Result<Self> {
-        let queues = "default=4,maintenance=3,pattern_mining=3,training=1,handlers=1";
-        let program = Jetmill::program()?;
-        let bin = program.parent().context("a folder")?.display();
-        let others = std::env::var_os("PATH").unwrap_or_default();
-        let path = format!("{bin}:{}", others.to_string_lossy());
-        let dev = Jetmill::dev().arg("--queues").arg(queues).env("PATH", path);
-        let rig = Rig::with(dev).await?;
+        let rig = platform().await?;
+        let applied = rig.cli_json(&["types", "apply", "-f", &folder().to_string_lossy()]).await?;
+        let changes = applied["changes"].as_array().context("changes")?;
+        ensure!(
+            changes.len() == 16 && changes.iter().all(|c| c["result"] == "created"),
+            "{applied}"
+        );
         Ok(Self { rig, types: examples()?, dir: tempfile::tempdir()? })
     }
 
-    /// Runs a job to its good end: what it says.
+    /// Runs a job by hand to its good end: what it says.
     async fn run(&self, name: &str, mut input: Value) -> anyhow::Result<Value> {
         let of = self.types.get(name).with_context(|| format!("no type {name}"))?;
         let known = of.input_schema.as_ref().map(pb::Json::to_value).unwrap_or_default();
-        for (field, value) in
-            [("dir", self.dir.path().to_string_lossy().into_owned()), ("nats_url", self.rig.url.clone())]
-        {
-            if known["properties"].get(field).is_some() {
-                input[field] = value.into();
+        let dir = self.dir.path().to_string_lossy();
+        for (field, value) in [("dir", dir.as_ref()), ("nats_url", &self.rig.url)] {
+            if known.pointer(&format!("/properties/{field}")).is_some()
+                && let Some(input) = input.as_object_mut()
+            {
+                input.insert(field.to_owned(), value.into());
             }
         }
-        let submission = pb::TaskSpec {
-            task_type: name.into(),
-            input: Some(pb::Json::from_value(&input)),
-            ..pb::TaskSpec::default()
-        };
-        let compiled = Compiled::new(of).map_err(|found| anyhow::anyhow!("{found:?}"))?;
-        let resolved = compiled.resolve(submission, Timestamp::default());
-        let spec = resolved.map_err(|found| anyhow::anyhow!("{found:?}"))?.spec;
-        let spec = TaskSpec::parse(spec).map_err(|found| anyhow::anyhow!("{found:?}"))?;
-        let id = TaskId::parse(&self.rig.client.submit(spec).await?.task_id)?;
-        let task = self.rig.completes(&id).await.with_context(|| format!("job {name}"))?;
-        ensure!(task.task_type == name && task.tags == of.tags, "{task:?}");
-        let result = value(task.result.as_ref());
+        let input = input.to_string();
+        let run = ["types", "run", name, "--input", &input, "--wait"];
+        let outcome = self.rig.cli_json(&run).await.with_context(|| format!("job {name}"))?;
+        let result = outcome["result"].clone();
         match result["stdout"].as_str() {
             Some(text) => serde_json::from_str(text).with_context(|| format!("{name}: {result}")),
             None => Ok(result),
@@ -140,14 +143,16 @@ impl Shop {
                 "error_message": format!("no answer after {n} s from \"peer {n}\"")
             });
             let kind = if n < good { "task.completed" } else { "task.failed" };
-            let report = if n < good { report } else {
+            let report = if n < good {
+                report
+            } else {
                 json!({"task_id": id, "error_message": report["error_message"]})
             };
             client.publish(kind, report.to_string().into()).await?;
             if n + 1 == good + bad {
                 client.flush().await?;
                 let id = TaskId::parse(&id)?;
-                self.rig.until(&id, "over", |t| crate::rig::is_over(t.state())).await?;
+                self.rig.until(&id, "over", |t| is_over(t.state())).await?;
             }
         }
         Ok(())
@@ -200,7 +205,10 @@ async fn metrics_become_feedback_and_feedback_is_tried_and_judged() -> anyhow::R
     let knowledge = shop.run("knowledge_export", json!({})).await?;
     let promoted = knowledge["promoted"].as_array().context("promoted")?;
     assert_eq!(promoted.len(), 1, "{knowledge}");
-    assert_eq!((promoted[0]["type"].as_str(), promoted[0]["uses"].as_i64()), (Some("sure"), Some(100)));
+    assert_eq!(
+        (promoted[0]["type"].as_str(), promoted[0]["uses"].as_i64()),
+        (Some("sure"), Some(100))
+    );
     assert_eq!(serde_json::from_str::<Value>(&shop.text("knowledge.json")?)?, knowledge);
 
     let words = shop.run("domain_vocabulary_trainer", json!({"words_max": 3})).await?;
@@ -213,8 +221,8 @@ async fn metrics_become_feedback_and_feedback_is_tried_and_judged() -> anyhow::R
 async fn the_cache_is_filled_renewed_and_kept_small() -> anyhow::Result<()> {
     let shop = Shop::open().await?;
     let age = |name: &str, minutes: u64| -> anyhow::Result<()> {
-        let then = SystemTime::now() - Duration::from_secs(minutes * 60);
-        File::options().append(true).open(shop.path(&format!("cache/{name}")))?.set_modified(then)?;
+        let file = File::options().append(true).open(shop.path(&format!("cache/{name}")))?;
+        file.set_modified(file.metadata()?.modified()? - Duration::from_secs(minutes * 60))?;
         Ok(())
     };
     assert_eq!(shop.run("cache_prewarm", json!({})).await?, json!({"warmed": 4}));
@@ -290,9 +298,10 @@ async fn what_died_is_reported_once_a_day_and_summed_up_in_a_week() -> anyhow::R
 async fn training_is_asked_of_whoever_can() -> anyhow::Result<()> {
     let shop = Shop::open().await?;
     let client = shop.rig.client.bus().client().clone();
-    for (name, subject) in
-        [("train_t5_model", "training.t5.train"), ("embedding_finetune", "training.embedding.finetune")]
-    {
+    for (name, subject) in [
+        ("train_t5_model", "training.t5.train"),
+        ("embedding_finetune", "training.embedding.finetune"),
+    ] {
         let mut asked = client.subscribe(subject).await?;
         client.flush().await?;
         let answers = async {
@@ -308,5 +317,115 @@ async fn training_is_asked_of_whoever_can() -> anyhow::Result<()> {
         answered?;
         assert_eq!(result?["loss"], 0.5);
     }
+    Ok(())
+}
+
+const GREETING: &str = "name: greeting
+executor:
+  shell: { argv: [echo, \"{{ input.greeting | default('hello') }} {{ input.name }}\"] }
+input_schema:
+  required: [name]
+  properties: { name: { type: string, maxLength: 20 }, greeting: { type: string } }
+queue: maintenance
+priority: 7
+retry: { max_attempts: 1 }
+";
+
+async fn greeting(rig: &Rig, change: &str) -> anyhow::Result<Value> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("greeting.yaml");
+    fs::write(&file, format!("{GREETING}{change}"))?;
+    rig.cli_json(&["types", "apply", "-f", &file.to_string_lossy()]).await
+}
+
+#[tokio::test]
+async fn a_plain_publication_of_a_type_is_a_submission() -> anyhow::Result<()> {
+    let rig = platform().await?;
+    greeting(&rig, "").await?;
+    let client = rig.client.bus().client().clone();
+    let publish = async |body: Value| -> anyhow::Result<TaskId> {
+        client.publish("task.created", body.to_string().into()).await?;
+        client.flush().await?;
+        Ok(TaskId::parse(body["task_id"].as_str().context("an id")?)?)
+    };
+    let id =
+        publish(json!({"task_id": "a", "task_type": "greeting", "input": {"name": "you"}})).await?;
+    let task = rig.completes(&id).await?;
+    assert_eq!(
+        (task.queue.as_str(), task.priority, task.executor.as_str()),
+        ("maintenance", 7, "shell")
+    );
+    assert_eq!(crate::rig::value(task.result.as_ref())["stdout"], "hello you\n");
+    assert_eq!(rig.kinds(&id).await?, ["created", "resolved", "completed"]);
+    let again =
+        publish(json!({"task_id": "a", "task_type": "greeting", "input": {"name": "you"}})).await?;
+    assert_eq!(again, id, "a repeat");
+
+    let id =
+        publish(json!({"task_id": "b", "task_type": "greeting", "input": {"greeting": 7}})).await?;
+    let task = rig.fails(&id, pb::Cause::Rejected, "does_not_fit").await?;
+    let message = task.error.context("an error")?.message;
+    assert!(message.contains("input/greeting") && message.contains("name"), "{message}");
+
+    let id = publish(json!({"task_id": "c", "task_type": "unheard_of"})).await?;
+    rig.waits_for(&id, &["external"]).await?;
+    let letters = rig.cli_json(&["dead", "ls"]).await?;
+    let about = letters.to_string();
+    assert!(!about.contains("another body"), "{letters}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disabled_type_holds_its_tasks_and_runs_by_hand() -> anyhow::Result<()> {
+    let rig = platform().await?;
+    greeting(&rig, "").await?;
+    let disabled = rig.cli_json(&["types", "disable", "greeting"]).await?;
+    assert_eq!(disabled["changes"][0]["version"], "2", "{disabled}");
+    let held = rig.submit(json!({"task_type": "greeting", "input": {"name": "later"}})).await?;
+    rig.first_waits_for(&held, "type_disabled").await?;
+    let run = ["types", "run", "greeting", "--input", r#"{"name": "now"}"#, "--wait"];
+    let by_hand = rig.cli_json(&run).await?;
+    assert_eq!(by_hand["result"]["stdout"], "hello now\n");
+    let listed = rig.cli_json(&["types", "ls"]).await?;
+    let of = &listed["types"][0];
+    assert_eq!(
+        (of["enabled"].as_bool(), of["tasks"]["completed"].as_u64()),
+        (Some(false), Some(1))
+    );
+    assert_eq!(of["tasks"]["pending"], 1, "{listed}");
+    rig.cli_json(&["types", "enable", "greeting"]).await?;
+    rig.completes(&held).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_types_and_inputs_is_said_at_once() -> anyhow::Result<()> {
+    let rig = platform().await?;
+    let folder = tempfile::tempdir()?;
+    fs::write(
+        folder.path().join("a.yaml"),
+        "name: a\nqueue: b c\nexecutor: {shell: {argv: [x]}}\n",
+    )?;
+    fs::write(folder.path().join("b.yml"), "name: b\nexecutor: {shell: {}}\nretri: 1\n")?;
+    let path = folder.path().to_string_lossy().into_owned();
+    let output = Jetmill::cli(&rig.url, &["types", "apply", "-f", &path]).await?;
+    assert_eq!(output.status.code(), Some(2));
+    for problem in ["a.yaml:2: queue", "b.yml:2: executor.shell", "b.yml:3: retri is no field"] {
+        assert!(output.stderr.contains(problem), "{problem}: {}", output.stderr);
+    }
+    let nothing = rig.cli_json(&["types", "ls"]).await?;
+    assert_eq!(nothing, json!({"types": []}));
+    assert_eq!(greeting(&rig, "").await?["changes"][0]["result"], "created");
+    assert_eq!(greeting(&rig, "").await?["changes"][0]["result"], "unchanged");
+    let run = ["types", "run", "greeting", "--input", r#"{"name": "far too long for a greeting"}"#];
+    let output = Jetmill::cli(&rig.url, &run).await?;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stderr.contains("input/name"), "{}", output.stderr);
+    let dry = rig
+        .cli_json(&["types", "run", "greeting", "--input", r#"{"name": "x"}"#, "--dry-run"])
+        .await?;
+    assert_eq!(dry["executor"]["shell"]["argv"], json!(["echo", "hello x"]));
+    let output = Jetmill::cli(&rig.url, &["types", "show", "nothing"]).await?;
+    assert_eq!(output.status.code(), Some(3));
     Ok(())
 }

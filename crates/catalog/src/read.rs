@@ -6,10 +6,7 @@ use common::{error::Violation, limits, pb};
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
-use crate::{
-    node::{Lines, documents},
-    resolve::Compiled,
-};
+use crate::{node::documents, resolve::Compiled};
 
 /// A task type of a file.
 #[derive(Clone, Debug, PartialEq)]

@@ -91,8 +91,7 @@ impl Compiled {
             })
         };
         let executor = self.task_type.executor.as_ref();
-        let executor =
-            executor.and_then(|executor| task_type::map_texts(executor, &mut fill).ok());
+        let executor = executor.and_then(|executor| task_type::map_texts(executor, &mut fill).ok());
         let key = self.task_type.unique.as_ref().and_then(|u| fill("unique.key", &u.key).ok());
         if !violations.is_empty() {
             return Err(violations);

@@ -132,8 +132,11 @@ fn environment(budget: &Budget) -> Environment<'static> {
     environment
 }
 
+/// A name and what it does.
+type TextFilter = (&'static str, fn(&str) -> String);
+
 /// Filters that make a text of a text, of about its length.
-const TEXT_FILTERS: [(&str, fn(&str) -> String); 4] = [
+const TEXT_FILTERS: [TextFilter; 4] = [
     ("lower", |text| text.to_lowercase()),
     ("upper", |text| text.to_uppercase()),
     ("trim", |text| text.trim().to_owned()),
@@ -161,15 +164,20 @@ fn json(value: &Value) -> Result<String, Error> {
 
 /// Texts as they are, everything else as JSON; nothing is an error.
 fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    match value.kind() {
-        ValueKind::Undefined => minijinja::escape_formatter(out, state, value),
-        ValueKind::None if state.undefined_behavior() == UndefinedBehavior::Chainable => Ok(()),
-        ValueKind::None => Err(Error::new(
-            ErrorKind::UndefinedError,
-            "a value is null: say what stands for it with `| default('…', true)`",
-        )),
-        ValueKind::String => out.write_str(value.as_str().unwrap_or_default()).map_err(Error::from),
-        _ => out.write_str(&json(value)?).map_err(Error::from),
+    let kind = value.kind();
+    if kind == ValueKind::Undefined {
+        return minijinja::escape_formatter(out, state, value);
+    }
+    if kind == ValueKind::None {
+        if state.undefined_behavior() == UndefinedBehavior::Chainable {
+            return Ok(());
+        }
+        let advice = "a value is null: say what stands for it with `| default('…', true)`";
+        return Err(Error::new(ErrorKind::UndefinedError, advice));
+    }
+    match value.as_str() {
+        Some(text) => out.write_str(text).map_err(Error::from),
+        None => out.write_str(&json(value)?).map_err(Error::from),
     }
 }
 

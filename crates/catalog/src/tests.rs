@@ -340,9 +340,12 @@ fn templates_cannot_grow_without_end() {
     refuses("{# }} #}", json!({}), "comments");
     refuses("{{ 'a", json!({}), "quote");
     refuses("{{ a", json!({}), "no `}}`");
-    refuses("{% for a in input.l %}{% for b in input.l %}{% for c in input.l %}{% if c > 5000 %}\
+    refuses(
+        "{% for a in input.l %}{% for b in input.l %}{% for c in input.l %}{% if c > 5000 %}\
         {% endif %}{% endfor %}{% endfor %}{% endfor %}",
-        json!({"l": (0..1_000).collect::<Vec<_>>()}), "steps");
+        json!({"l": (0..1_000).collect::<Vec<_>>()}),
+        "steps",
+    );
     let big = json!({"l": (0..2_000).collect::<Vec<_>>(), "s": "x".repeat(100_000)});
     refuses("{% for a in input.l %}{{ input.s }}{% endfor %}", big.clone(), "makes more than");
     refuses("{{ input.l | join(input.s) }}", big.clone(), "makes more than");

@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// All of them
     #[arg(long, conflicts_with = "limit")]
     all: bool,
-    /// Print each task so, such as '{{ task_id }} {{ state }} {{ duration }}'
+    /// Print each task so, such as '{{ title }} {{ state }} {{ duration }}'
     #[arg(long, value_name = "TEMPLATE", value_parser = output::Format::parse)]
     format: Option<output::Format>,
     /// Look again every two seconds

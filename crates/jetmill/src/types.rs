@@ -134,16 +134,11 @@ async fn known(session: &Session, name: &str) -> anyhow::Result<Vec<pb::Document
 /// A type that must be there, with its version.
 async fn one(session: &Session, name: &str) -> anyhow::Result<(u64, pb::TaskType)> {
     let found = known(session, name).await?.into_iter().next();
-    match found {
-        Some(pb::Document { version, body: Some(Body::TaskType(task_type)), .. }) => {
-            Ok((version, task_type))
-        }
-        _ => {
-            let why = format!("there is no task type {name:?}");
-            let error = ApiError::new(ErrorCode::NotFound, why);
-            Err(error.hint("`jetmill types ls` shows the types there are").into())
-        }
+    if let Some(pb::Document { version, body: Some(Body::TaskType(task_type)), .. }) = found {
+        return Ok((version, task_type));
     }
+    let error = ApiError::new(ErrorCode::NotFound, format!("there is no task type {name:?}"));
+    Err(error.hint("`jetmill types ls` shows the types there are").into())
 }
 
 async fn turn(
@@ -172,9 +167,12 @@ async fn apply(
     let mut all = pb::ApplyPoliciesResponse::default();
     let mut rest = documents.into_iter().peekable();
     while rest.peek().is_some() {
-        let mut request = pb::ApplyPoliciesRequest { actor: Session::actor(), dry_run, ..Default::default() };
+        let mut request =
+            pb::ApplyPoliciesRequest { actor: Session::actor(), dry_run, ..Default::default() };
         let mut room = limits::REQUEST_BYTES_MAX / 2;
-        while let Some(document) = rest.next_if(|next| next.encoded_len() <= room || room > limits::REQUEST_BYTES_MAX / 4) {
+        while let Some(document) =
+            rest.next_if(|next| next.encoded_len() <= room || room > limits::REQUEST_BYTES_MAX / 4)
+        {
             room = room.saturating_sub(document.encoded_len());
             request.documents.push(document);
         }
@@ -197,7 +195,8 @@ async fn apply(
 /// Submits a task of a type; what is wrong with its input is said before.
 async fn by_hand(session: &Session, args: RunArgs) -> anyhow::Result<Exit> {
     let (_, task_type) = one(session, &args.name).await?;
-    let input = args.input.as_deref().map(|text| submit::parse_json("--input", text)).transpose()?;
+    let input =
+        args.input.as_deref().map(|text| submit::parse_json("--input", text)).transpose()?;
     let spec = pb::TaskSpec {
         tenant: session.tenant.to_string(),
         task_type: args.name,
@@ -206,7 +205,7 @@ async fn by_hand(session: &Session, args: RunArgs) -> anyhow::Result<Exit> {
         priority: args.priority,
         idempotency_key: args.key,
         input,
-        by_hand: true,
+        by_hand: task_type.enabled == Some(false),
         ..pb::TaskSpec::default()
     };
     let compiled = catalog::Compiled::new(&task_type).map_err(ApiError::invalid);

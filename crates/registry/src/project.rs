@@ -261,12 +261,12 @@ impl Fold {
 
     /// A creation that took effect describes its task, and so does what its type made of it.
     fn describe(&mut self, key: TaskKey, place: Place, event: TaskEvent) {
-        let spec = match event.kind {
-            Kind::Created(spec) => *spec,
-            kind => {
-                let Kind::Resolved(resolved) = kind else { return };
-                resolved.spec
-            }
+        let spec = if let Kind::Created(spec) = event.kind {
+            *spec
+        } else if let Kind::Resolved(resolved) = event.kind {
+            resolved.spec
+        } else {
+            return;
         };
         let Some(slot) = self.known.change(&key) else { return };
         if let Some(written) = slot.written {

@@ -13,10 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
 use bus::{Cursor, Message, Reader, heartbeat};
-use common::{
-    event::Event,
-    wire::NotAnEvent,
-};
+use common::{event::Event, wire::NotAnEvent};
 use futures::StreamExt as _;
 use runtime::Context;
 use tokio::{

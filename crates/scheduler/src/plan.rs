@@ -33,7 +33,9 @@ use common::{
 };
 
 use self::entries::{Entries, Tombstones};
-pub use self::{carry::Pass, decide::Release, fold::Folded, store::Stored, types::Known, watch::Stopping};
+pub use self::{
+    carry::Pass, decide::Release, fold::Folded, store::Stored, types::Known, watch::Stopping,
+};
 use crate::{
     graph::Graph,
     queue::{Queue, window},

@@ -155,7 +155,11 @@ mod tests {
         let bad = json!({"executor": executor, "input_schema": {"type": "x"}, "queue": "a b"});
         let text = parse(vec![document(bad)]).unwrap_err().to_string();
         for field in ["queue", "input_schema", "executor.shell.argv[1]"] {
-            assert_eq!(text.matches(&format!("documents[0].task_type.{field}")).count(), 1, "{text}");
+            assert_eq!(
+                text.matches(&format!("documents[0].task_type.{field}")).count(),
+                1,
+                "{text}"
+            );
         }
         let good = json!({"executor": {"shell": {"argv": ["true"]}}});
         assert!(parse(vec![document(good.clone())]).is_ok(), "it has the document's name");

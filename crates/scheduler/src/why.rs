@@ -108,9 +108,10 @@ fn waiting(
         let message = paused(&format!("queue {name} is paused"), why);
         reasons.push(reason("paused", message, format!("`jetmill resume {name}`")));
     }
-    if planner.is_held(ticket, entry) {
+    if planner.type_holds(ticket, entry) {
         let kind = &spec.as_pb().task_type;
-        let hint = format!("`jetmill types enable {kind}`, or `jetmill types run {kind}` for one more");
+        let hint =
+            format!("`jetmill types enable {kind}`, or `jetmill types run {kind}` for one more");
         reasons.push(reason("type_disabled", format!("its type {kind} is disabled"), hint));
     }
     let window = planner.window(name.as_str(), queue, window_max);

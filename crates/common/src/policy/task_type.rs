@@ -38,7 +38,10 @@ pub fn check(task_type: &pb::TaskType) -> Vec<Violation> {
     match task_type.executor.as_ref().and_then(|executor| executor.kind.as_ref()) {
         None => wrong("executor", "says how it is run, and is missing".into()),
         Some(Kind::External(_)) => {
-            wrong("executor", "must not be external: such work is reported and needs no type".into());
+            wrong(
+                "executor",
+                "must not be external: such work is reported and needs no type".into(),
+            );
         }
         Some(_) => {}
     }
@@ -104,7 +107,7 @@ fn verification(verification: Option<&pb::Verification>, wrong: &mut impl FnMut(
         _ => wrong("verification", "must have at most one way to verify".into()),
     }
     let timeout = given.timeout.map(crate::wire::time::Duration::to_std);
-    if timeout.is_some_and(|t| !t.is_some_and(|t| t <= limits::DURATION_MAX)) {
+    if timeout.is_some_and(|t| t.is_none_or(|t| t > limits::DURATION_MAX)) {
         wrong("verification.timeout", "must be 0 to 366 days".into());
     }
     if given.expression.len() > limits::TEMPLATE_BYTES_MAX {
@@ -197,7 +200,8 @@ fn walk<E>(
             }
         }
         Value::Object(fields) => {
-            for (key, field) in fields.iter_mut().filter(|(key, _)| !LITERAL.contains(&key.as_str()))
+            for (key, field) in
+                fields.iter_mut().filter(|(key, _)| !LITERAL.contains(&key.as_str()))
             {
                 any |= walk(field, &format!("{path}.{key}"), replace)?;
             }

@@ -22,11 +22,16 @@ struct Counted {
     tasks: std::collections::BTreeMap<&'static str, u64>,
 }
 
-async fn count(session: &Session, version: u64, task_type: pb::TaskType) -> anyhow::Result<Counted> {
+async fn count(
+    session: &Session,
+    version: u64,
+    task_type: pb::TaskType,
+) -> anyhow::Result<Counted> {
     let mut tasks = std::collections::BTreeMap::new();
     for state in STATES {
         let (tenant, name) = (session.tenant.as_str(), &task_type.name);
-        let filter = format!("tenant = \"{tenant}\" AND task_type = \"{name}\" AND state = {state}");
+        let filter =
+            format!("tenant = \"{tenant}\" AND task_type = \"{name}\" AND state = {state}");
         let request =
             pb::ListRequest { filter, page_size: 1, count: true, ..pb::ListRequest::default() };
         tasks.insert(state, session.client.list(&request).await?.total.unwrap_or_default());
@@ -47,8 +52,16 @@ pub(super) async fn list(session: &Session, documents: Vec<pb::Document>) -> any
             return "no task types; apply some with `jetmill types apply -f FILE`".into();
         }
         let mut rows = table::table([
-            "TYPE", "STATE", "QUEUE", "EXECUTOR", "SCHEDULE", "PENDING", "RUNNING", "COMPLETED",
-            "FAILED", "DESCRIPTION",
+            "TYPE",
+            "STATE",
+            "QUEUE",
+            "EXECUTOR",
+            "SCHEDULE",
+            "PENDING",
+            "RUNNING",
+            "COMPLETED",
+            "FAILED",
+            "DESCRIPTION",
         ]);
         for Counted { task_type, tasks, .. } in &types {
             let count = |state| Cell::new(tasks.get(state).copied().unwrap_or_default());
@@ -76,9 +89,9 @@ pub(super) async fn one(
     (version, task_type): (u64, pb::TaskType),
 ) -> anyhow::Result<Exit> {
     let counted = count(session, version, task_type).await?;
-    session.ui.answer(&counted, |counted| {
-        serde_json::to_string_pretty(counted).unwrap_or_default()
-    })?;
+    session
+        .ui
+        .answer(&counted, |counted| serde_json::to_string_pretty(counted).unwrap_or_default())?;
     Ok(Exit::Done)
 }
 

@@ -106,14 +106,11 @@ impl Lead {
                 self.dispatcher.withdraw(&subject).await?;
             }
         }
-        let event = match decision {
-            Decision::Resolve => {
-                verdict::resolved(&mut self.planner, ticket, &payload.spec, payload.created_at)
-            }
-            decision => {
-                let random = rand::random();
-                verdict::event(&self.planner, (ticket, &entry), &payload.spec, decision, random)
-            }
+        let event = if decision == Decision::Resolve {
+            verdict::resolved(&mut self.planner, ticket, &payload.spec, payload.created_at)
+        } else {
+            let random = rand::random();
+            verdict::event(&self.planner, (ticket, &entry), &payload.spec, decision, random)
         };
         let Some(event) = event else { return Ok(None) };
         let notify = payload.spec.as_pb().notify.clone();

@@ -50,7 +50,6 @@ impl Planner {
             Event::Policy(event) => {
                 if let Policy::Document(document) = &event.policy {
                     self.policies.preload(self.floor, document);
-                    self.document_changed(&document.body, document.version, document.name.as_str());
                 }
             }
         }
@@ -171,6 +170,7 @@ impl Planner {
 
     /// Everything that was carried is there: what does not wait is ready.
     pub fn preloaded(&mut self) {
+        self.documents_known();
         let tickets = self.entries.iter().map(|(ticket, _)| ticket).collect::<Vec<_>>();
         for ticket in tickets {
             for edge in self.graph.waits(ticket.slot).to_vec() {

@@ -247,7 +247,7 @@ impl Planner {
         self.place(ticket, Place::Waiting);
         if entry.deciding.is_some()
             || entry.state.cancel_requested
-            || self.is_held(ticket, &entry)
+            || self.type_holds(ticket, &entry)
         {
             return;
         }

@@ -8,9 +8,7 @@ use common::{
     time::Timestamp,
 };
 
-use super::{
-    Alarm, Decision, Entry, Found, Holder, Place, Planner, Rare, Ticket, Tombstone,
-};
+use super::{Alarm, Decision, Entry, Found, Holder, Place, Planner, Rare, Ticket, Tombstone};
 use crate::graph::{self, Edge, Verdict};
 
 /// What the shell may want to know of a folded event.
@@ -292,7 +290,7 @@ impl Planner {
         let waits = entry.deciding.is_some()
             || entry.state.cancel_requested
             || entry.place != Place::Waiting
-            || self.is_held(ticket, &entry)
+            || self.type_holds(ticket, &entry)
             || !matches!(entry.state.phase, Phase::Pending)
             || !self.graph.waits(ticket.slot).is_empty();
         if waits {

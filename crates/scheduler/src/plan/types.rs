@@ -45,16 +45,11 @@ impl Known {
         Arc::new(Self { version, task_type, compiled: OnceLock::new() })
     }
 
-    fn is_enabled(&self) -> bool {
-        self.task_type.enabled.unwrap_or(true)
-    }
-
     /// What a submission becomes, or everything that is wrong with it.
     pub fn resolve(&self, spec: &TaskSpec, created: Timestamp) -> Result<Resolved, Vec<Violation>> {
         let compiled = self.compiled.get_or_init(|| Compiled::new(&self.task_type));
         let resolved = compiled.as_ref().map_err(Clone::clone)?;
-        let catalog::Resolved { spec, unique } =
-            resolved.resolve(spec.as_pb().clone(), created)?;
+        let catalog::Resolved { spec, unique } = resolved.resolve(spec.as_pb().clone(), created)?;
         let unique = unique.map(|id| (id, self.period_end(created)));
         let spec = TaskSpec::parse(spec)?;
         Ok(Resolved { spec, version: self.version, created_at: created, unique })
@@ -141,22 +136,16 @@ impl Planner {
     fn set_type(&mut self, name: &str, version: u64, task_type: Option<pb::TaskType>) {
         let kind = self.kind_id(name);
         let own = self.kinds.contains_key(name);
-        let enabled = match task_type {
-            Some(task_type) => {
-                let known = Known::new(version, task_type);
-                let enabled = known.is_enabled();
-                self.types.known.insert(name.into(), known);
-                enabled
-            }
-            None => {
-                self.types.known.remove(name);
-                true
-            }
+        let enabled = task_type.as_ref().is_none_or(|of| of.enabled.unwrap_or(true));
+        match task_type {
+            Some(of) => self.types.known.insert(name.into(), Known::new(version, of)),
+            None => self.types.known.remove(name),
         };
         // Types beyond those that are told apart share a kind, and hold nothing.
-        let changed = match enabled {
-            true => self.types.disabled.remove(&kind),
-            false => own && self.types.disabled.insert(kind),
+        let changed = if enabled {
+            self.types.disabled.remove(&kind)
+        } else {
+            own && self.types.disabled.insert(kind)
         };
         if changed {
             self.hold_or_let_go(kind);
@@ -168,7 +157,7 @@ impl Planner {
         let tickets = tickets.map(|(ticket, _)| ticket).collect::<Vec<_>>();
         for ticket in tickets {
             let Some(entry) = self.entry(ticket) else { continue };
-            if entry.place == Place::Ready && self.is_held(ticket, &entry) {
+            if entry.place == Place::Ready && self.type_holds(ticket, &entry) {
                 self.place(ticket, Place::Waiting);
             }
             self.settle(ticket);
@@ -176,14 +165,13 @@ impl Planner {
     }
 
     /// Whether the task waits for its type to be enabled.
-    pub fn is_held(&self, ticket: Ticket, entry: &Entry) -> bool {
+    pub fn type_holds(&self, ticket: Ticket, entry: &Entry) -> bool {
         self.types.disabled.contains(&entry.kind) && !self.types.by_hand.contains(&ticket.slot)
     }
 
-    /// A task that is run by hand while its type is disabled is not held.
+    /// A task that is run by hand, although its type is disabled, is not held.
     pub(super) fn by_hand(&mut self, ticket: Ticket, spec: &TaskSpec) {
-        let disabled = self.entry(ticket).is_some_and(|e| self.types.disabled.contains(&e.kind));
-        if disabled && spec.as_pb().by_hand {
+        if spec.as_pb().by_hand {
             self.types.by_hand.insert(ticket.slot);
         }
     }

@@ -182,8 +182,11 @@ fn the_type_counts_as_it_was_when_the_task_came() {
 #[test]
 fn an_input_that_does_not_fit_fails_with_every_problem() {
     let mut world = World::new();
-    world.apply(1, json!({"input_schema": {"required": ["word"],
-        "properties": {"word": {"type": "string"}, "n": {"type": "integer"}}}}));
+    world.apply(
+        1,
+        json!({"input_schema": {"required": ["word"],
+        "properties": {"word": {"type": "string"}, "n": {"type": "integer"}}}}),
+    );
     world.submit("a", json!({"input": {"n": "x", "word": 7}}));
     assert_eq!(world.decide(), ["failed"]);
     let (cause, message) = failed(world.last());
@@ -241,7 +244,7 @@ fn a_disabled_type_holds_what_is_not_released() {
     assert!(matches!(world.place("a"), Place::Released(_)), "what is out goes on");
     assert_eq!(world.place("b"), Place::Waiting);
     let (ticket, entry) = world.open("b");
-    assert!(world.planner.is_held(ticket, &entry));
+    assert!(world.planner.type_holds(ticket, &entry));
     world.submit("c", json!({}));
     world.submit("d", json!({"by_hand": true}));
     assert_eq!(world.decide(), ["resolved", "resolved"]);
