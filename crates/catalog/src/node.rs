@@ -105,8 +105,8 @@ impl Lines {
 pub(crate) fn documents(text: &str) -> Result<Vec<(Value, Lines)>, (u64, String)> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_depth: limits::JSON_DEPTH_MAX,
-            flow_nesting_limit: limits::JSON_DEPTH_MAX,
+            max_depth: limits::CATALOG_DEPTH_MAX,
+            flow_nesting_limit: limits::CATALOG_DEPTH_MAX,
             max_aliases: 1_000,
             max_nodes: 200_000,
             max_documents: 1_000,

@@ -18,6 +18,9 @@ use minijinja::{
     value::{Serde, ValueKind},
 };
 
+/// Characters of a template that an error repeats.
+const SHOWN_CHARS_MAX: usize = 80;
+
 /// What the templates of one task may still make and look at, in bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget(Arc<AtomicUsize>);
@@ -53,7 +56,11 @@ pub(crate) fn render(source: &str, input: &Value, budget: &Budget) -> Result<Str
     let template = environment.template_from_str(source).map_err(|error| explain(&error))?;
     let mut out = Capped { text: Vec::new(), budget };
     let context = minijinja::context! { input => input };
-    template.render_captured_to(context, &mut out).map_err(|error| explain(&error))?;
+    let filled = template.render_captured_to(context, &mut out);
+    filled.map_err(|error| {
+        let shown = source.chars().take(SHOWN_CHARS_MAX).collect::<String>();
+        format!("{}, in `{shown}`", explain(&error))
+    })?;
     String::from_utf8(out.text).map_err(|_| "does not give text".into())
 }
 

@@ -1,5 +1,7 @@
 //! Files, schemas and templates: good, bad and hostile.
 
+#![expect(clippy::needless_pass_by_value, reason = "JSON that is written where it is used")]
+
 use common::{error::Violation, limits, pb, time::Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -180,7 +182,7 @@ fn yaml_bombs_are_refused() {
     let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for n in 1..12 {
         let alias = format!("*a{}", n - 1);
-        laughs += &format!("a{n}: &a{n} [{}]\n", vec![alias; 9].join(", "));
+        laughs.extend([format!("a{n}: &a{n} [{}]\n", vec![alias; 9].join(", "))]);
     }
     assert_eq!(problems(&laughs).len(), 1, "billions of laughs");
     assert_eq!(problems(&format!("name: {}1{}", "[".repeat(5_000), "]".repeat(5_000))).len(), 1);
@@ -321,7 +323,7 @@ fn templates_place_values() {
 
 #[test]
 fn what_is_missing_is_an_error_that_names_it() {
-    refuses("{{ input.a.b }}", json!({"a": {}}), "input.a.b");
+    refuses("{{ input.a.b }}", json!({"a": {}}), "undefined value, in `{{ input.a.b }}`");
     refuses("{{ input.nothing }}", json!({}), "executor.shell.argv[1]");
     refuses("{{ input.a }}", json!({"a": null}), "null");
     refuses("{{ config }}", json!({}), "undefined");

@@ -165,6 +165,8 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Largest file of task types, in bytes.
 pub const CATALOG_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Lists and maps of a file of task types in one another, at most.
+pub const CATALOG_DEPTH_MAX: usize = 32;
 /// Largest input schema of a task type, in bytes of JSON.
 pub const SCHEMA_BYTES_MAX: usize = 32 * 1024;
 /// Parts of an input schema, each reference counted as what it leads to.

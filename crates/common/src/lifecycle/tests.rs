@@ -262,7 +262,8 @@ proptest! {
                 prop_assert!(!before.phase.is_terminal() || before.phase == next.phase);
                 prop_assert!(before.ended <= next.ended, "attempts went down");
                 prop_assert!(before.tries <= next.tries && before.losses <= next.losses);
-                prop_assert_eq!(before.external, next.external);
+                let resolved = matches!(event, Kind::Resolved(_));
+                prop_assert!(before.external == next.external || resolved && !next.external);
                 prop_assert!(before.stub || !next.stub);
             }
             prop_assert!(u32::from(next.tries) + u32::from(next.losses) <= next.ended);
