@@ -198,6 +198,12 @@ fn from_pb(event: pb::Event, message: Received<'_>, index: u32) -> Result<Event,
         }
         Body::Resolved(b) => {
             let resolved = Resolved::try_from(*b).map_err(|e| undecodable("resolved", &e))?;
+            let (tenant, id) = (resolved.spec.tenant(), resolved.spec.id());
+            let same = Tenant::parse_or_default(&about.tenant).is_ok_and(|named| named == tenant);
+            if !same || id.is_none_or(|id| id.as_str() != about.id) {
+                let problem = "resolved: the task's own names are others".into();
+                return Err(NotAnEvent::Undecodable(problem));
+            }
             Kind::Resolved(Box::new(resolved))
         }
         Body::Paused(b) => return Ok(about.policy(policy::paused(&b)?)),

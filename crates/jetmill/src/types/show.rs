@@ -3,7 +3,7 @@
 use comfy_table::Cell;
 use common::pb;
 use futures::StreamExt as _;
-use pb::{document::Body, executor::Kind};
+use pb::document::Body;
 use serde::Serialize;
 
 use crate::{connect::Session, exit::Exit, table};
@@ -97,11 +97,7 @@ pub(super) async fn one(
 
 /// The word of a type's executor: its only field in JSON.
 fn executor(task_type: &pb::TaskType) -> String {
-    let kind = task_type.executor.as_ref().and_then(|executor| executor.kind.as_ref());
-    match kind {
-        Some(Kind::Shell(_)) => "shell".into(),
-        Some(Kind::Nats(nats)) => format!("nats {}", nats.subject),
-        Some(Kind::Worker(worker)) => format!("worker {}", worker.handler),
-        Some(Kind::External(_)) | None => String::new(),
-    }
+    let value = serde_json::to_value(&task_type.executor).unwrap_or_default();
+    let word = value.as_object().and_then(|fields| fields.keys().next());
+    word.cloned().unwrap_or_default()
 }
