@@ -6,9 +6,14 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = ["task", "event", "execution", "admin"];
-const OWN_SERDE: [&str; 3] =
-    [".jetmill.v1.Json", ".jetmill.v1.Dependency", ".jetmill.v1.SubmitRequest"];
+const FILES: [&str; 5] = ["task", "schedule", "event", "execution", "admin"];
+const OWN_SERDE: [&str; 5] = [
+    ".jetmill.v1.Json",
+    ".jetmill.v1.Dependency",
+    ".jetmill.v1.SubmitRequest",
+    ".jetmill.v1.Schedule.Overlap",
+    ".jetmill.v1.CatchUp.Mode",
+];
 const TIMES: [(&str, &str); 2] = [
     (".google.protobuf.Timestamp", "crate::wire::time::Timestamp"),
     (".google.protobuf.Duration", "crate::wire::time::Duration"),

@@ -6,6 +6,7 @@
 mod json;
 pub mod time;
 mod value;
+mod word;
 
 use prost::Message;
 use uuid::Uuid;
