@@ -54,7 +54,7 @@ pub(super) struct Site {
     pub(super) created: Vec<TaskId>,
     open: Vec<TaskId>,
     /// Decisions that were lost on their way to the log.
-    pub(super) loses_every: usize,
+    loses_every: usize,
     decided: usize,
 }
 
@@ -83,6 +83,11 @@ fn apply(schedules: &mut Schedules, sequence: u64, (at, entry): &(Timestamp, Ent
 }
 
 impl Site {
+    /// One where every so many decisions are lost.
+    pub(super) fn that_loses(loses_every: usize) -> Self {
+        Self { loses_every, ..Self::default() }
+    }
+
     fn append(&mut self, now: Timestamp, entry: Entry) {
         self.log.push((now, entry));
         apply(&mut self.schedules, self.log.len() as u64, &self.log[self.log.len() - 1]);

@@ -110,7 +110,7 @@ fn check(case: &Case, overlap: Overlap, catch_up: &serde_json::Value) -> usize {
         after > 0 && now < terms[after - 1].1
     };
     let expected = oracle::runs(ticks, *span, policy, leads, takes);
-    let mut site = Site { loses_every: 7, ..Site::default() };
+    let mut site = Site::that_loses(7);
     site.set(span.0, schedule(&fields));
     let found = site.run(*span, &terms, takes);
     let differs = expected.iter().zip(&found).find(|(expected, found)| expected != found);
