@@ -130,6 +130,12 @@ forward! {
         resume(ResumeRequest) -> PauseResponse;
         why(WhyRequest) -> WhyResponse;
         queues(QueuesRequest) -> QueuesResponse;
+        apply_policies(ApplyPoliciesRequest) -> ApplyPoliciesResponse;
+        policies(PoliciesRequest) -> PoliciesResponse;
+        schedules(SchedulesRequest) -> SchedulesResponse;
+        next_fires(NextFiresRequest) -> NextFiresResponse;
+        run_schedule(RunScheduleRequest) -> RunScheduleResponse;
+        pause_schedules(PauseSchedulesRequest) -> ApplyPoliciesResponse;
     }
 }
 

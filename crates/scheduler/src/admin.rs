@@ -5,6 +5,7 @@
 //! loop by a [`Command`].
 
 mod obey;
+mod schedules;
 mod select;
 
 use std::sync::Arc;
@@ -14,12 +15,13 @@ use common::{
     error::{ApiError, ErrorCode, Violation},
     id::{QueueName, TaskId, TaskKey, Tenant},
     limits, pb,
+    policy::Document,
     task::TaskSpec,
 };
 use runtime::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{lease::Lease, orders::Change, payload, plan::Tombstone};
+use crate::{lease::Lease, orders::Change, payload, plan::Tombstone, policies};
 
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
@@ -52,6 +54,24 @@ pub(crate) enum Command {
     },
     Queues {
         reply: oneshot::Sender<pb::QueuesResponse>,
+    },
+    ApplyPolicies {
+        documents: Vec<Document>,
+        actor: String,
+        dry_run: bool,
+        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
+    },
+    Policies {
+        request: pb::PoliciesRequest,
+        reply: oneshot::Sender<pb::PoliciesResponse>,
+    },
+    Schedules {
+        request: pb::SchedulesRequest,
+        reply: oneshot::Sender<pb::SchedulesResponse>,
+    },
+    PauseSchedules {
+        request: pb::PauseSchedulesRequest,
+        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
     },
 }
 
@@ -136,7 +156,10 @@ fn endpoints(door: &Arc<Door>) -> Endpoints {
     let endpoints = on!(endpoints, "pause", pause);
     let endpoints = on!(endpoints, "resume", resume);
     let endpoints = on!(endpoints, "why", why);
-    on!(endpoints, "queues", queues)
+    let endpoints = on!(endpoints, "queues", queues);
+    let endpoints = on!(endpoints, "apply_policies", apply_policies);
+    let endpoints = on!(endpoints, "policies", policies);
+    schedules::endpoints(endpoints, door)
 }
 
 struct Door {
@@ -302,6 +325,27 @@ impl Door {
     async fn queues(&self, _: pb::QueuesRequest) -> Result<pb::QueuesResponse, ApiError> {
         self.catch_up().await?;
         self.ask(|reply| Command::Queues { reply }).await
+    }
+
+    async fn apply_policies(
+        &self,
+        request: pb::ApplyPoliciesRequest,
+    ) -> Result<pb::ApplyPoliciesResponse, ApiError> {
+        let pb::ApplyPoliciesRequest { documents, actor, dry_run } = request;
+        let documents = policies::parse(documents)?;
+        self.change_policies(|reply| {
+            let (documents, actor) = (documents.clone(), actor.clone());
+            Command::ApplyPolicies { documents, actor, dry_run, reply }
+        })
+        .await
+    }
+
+    async fn policies(
+        &self,
+        request: pb::PoliciesRequest,
+    ) -> Result<pb::PoliciesResponse, ApiError> {
+        self.catch_up().await?;
+        self.ask(|reply| Command::Policies { request, reply }).await
     }
 
     async fn ask<T>(

@@ -13,6 +13,8 @@ mod cold;
 mod decide;
 mod entries;
 mod fold;
+mod policy;
+mod schedules;
 mod store;
 mod watch;
 
@@ -25,6 +27,7 @@ use std::{
 use common::{
     id::{QueueName, TaskKey},
     lifecycle::{Phase, State},
+    policy::Policies,
     time::Timestamp,
 };
 
@@ -33,6 +36,7 @@ pub use self::{carry::Pass, decide::Release, fold::Folded, store::Stored, watch:
 use crate::{
     graph::Graph,
     queue::{Queue, window},
+    schedule::Schedules,
     trim::Marks,
     workers::{Service, Workers},
 };
@@ -180,6 +184,9 @@ pub struct Planner {
     known: HashMap<TaskKey, u64>,
     /// The same of the pauses.
     pauses_known: u64,
+    /// Limits, schedules and task types.
+    policies: Policies,
+    schedules: Schedules,
     /// The first message that the log counts.
     floor: u64,
     /// How the log grew.
@@ -252,6 +259,11 @@ impl Planner {
             .map(|(name, queue)| (name.clone(), queue.paused.is_some() || self.paused.is_some()))
             .collect();
         (queues, self.paused.as_deref())
+    }
+
+    /// Limits, schedules and task types.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// What the task waits for in the graph.
@@ -352,5 +364,7 @@ impl Planner {
 
 #[cfg(test)]
 mod carry_tests;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod tests;

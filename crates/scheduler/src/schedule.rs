@@ -6,12 +6,13 @@
 //! where the last leader was, and a tick that two leaders decide has one id and one task.
 
 pub mod fire;
+pub mod pattern;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use common::{
     id::{TaskId, TaskKey, Tenant},
-    policy::schedule::{Advanced, Schedule, tick_id, tick_of},
+    policy::schedule::{Advanced, Schedule, tick_of},
     task::TaskSpec,
     time::Timestamp,
 };
@@ -38,11 +39,11 @@ pub struct Known {
     pub stated: u64,
     /// The last tick that had a run.
     pub last: Option<Timestamp>,
-    /// Its open runs, oldest first.
+    /// Its open runs, by their ids.
     pub runs: Vec<Run>,
     /// Decided up to here, and on its way into the log.
-    asked: Option<Timestamp>,
-    alarm: Option<Timestamp>,
+    pub(crate) asked: Option<Timestamp>,
+    pub(crate) alarm: Option<Timestamp>,
 }
 
 /// What follows from a decision about a schedule.
@@ -115,13 +116,9 @@ impl Schedules {
         self.drop_if_nothing_is_left(name);
     }
 
-    /// The log has a submission; `new` when it is the first with its id.
-    pub fn created(&mut self, key: TaskKey, spec: &TaskSpec, new: bool, sequence: u64) {
-        let Some(((name, tick), id)) = tick_of(spec).zip(spec.id()) else { return };
-        if new {
-            self.opened(name, Run { key, id });
-        }
-        if let Some(tick) = tick
+    /// The log has a submission, for the first time or again: its tick is decided.
+    pub fn created(&mut self, spec: &TaskSpec, sequence: u64) {
+        if let Some((name, Some(tick))) = tick_of(spec)
             && let Some(known) = self.known.get_mut(name)
         {
             known.decide(tick, sequence);
@@ -133,7 +130,9 @@ impl Schedules {
     /// A run is open.
     pub fn opened(&mut self, name: &str, run: Run) {
         if self.runs.insert(run.key, name.into()).is_none() {
-            self.known.entry(name.into()).or_default().runs.push(run);
+            let runs = &mut self.known.entry(name.into()).or_default().runs;
+            // The same order, however it was learned: that of the ticks.
+            runs.insert(runs.partition_point(|other| other.id < run.id), run);
         }
     }
 
@@ -282,8 +281,7 @@ impl Known {
             Beside::Nothing => &[],
             Beside::Waits | Beside::Cancels => open.as_slice(),
         };
-        let id = tick_id(name, tick)?;
-        let Ok(spec) = schedule.run(name, (&id, Some(tick)), waits_for) else {
+        let Ok(spec) = schedule.run(name, tick, waits_for) else {
             // The door has tried it; a document that came another way is not worth a stop.
             return Some(skip(tick, Why::Taken));
         };

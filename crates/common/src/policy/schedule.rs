@@ -176,15 +176,33 @@ impl Schedule {
         crate::id::Tenant::parse_or_default(&self.task.tenant).unwrap_or_default()
     }
 
-    /// The task of a tick, or one that somebody asked for, which waits for the end of these.
+    /// The task of a tick, which waits for the end of these.
     pub fn run(
         &self,
         name: &str,
-        (id, tick): (&TaskId, Option<Timestamp>),
+        tick: Timestamp,
         waits_for: &[TaskId],
     ) -> Result<TaskSpec, Vec<Violation>> {
+        let id = tick_id(name, tick).map(|id| id.to_string()).unwrap_or_default();
+        let edge = |id: &TaskId| {
+            let on = pb::dependency::On::End.into();
+            pb::Dependency { task_id: id.to_string(), on }
+        };
+        let mut task = self.task_of(name, Some(tick));
+        task.task_id = id;
+        task.depends_on.extend(waits_for.iter().map(edge));
+        TaskSpec::parse(task)
+    }
+
+    /// A run that somebody asks for, at no tick. With a key it is the same one each time.
+    pub fn run_now(&self, name: &str, key: &str) -> Result<TaskSpec, Vec<Violation>> {
+        let mut task = self.task_of(name, None);
+        key.clone_into(&mut task.idempotency_key);
+        TaskSpec::parse(task)
+    }
+
+    fn task_of(&self, name: &str, tick: Option<Timestamp>) -> pb::TaskSpec {
         let mut task = self.task.clone();
-        id.as_str().clone_into(&mut task.task_id);
         task.schedule = Some(pb::Tick { name: name.to_owned(), tick: tick.map(Into::into) });
         if task.created_by.is_empty() {
             task.created_by = format!("schedule:{name}");
@@ -192,12 +210,18 @@ impl Schedule {
         if task.title.is_empty() {
             name.clone_into(&mut task.title);
         }
-        task.depends_on.extend(waits_for.iter().map(|id| pb::Dependency {
-            task_id: id.to_string(),
-            on: pb::dependency::On::End.into(),
-        }));
-        TaskSpec::parse(task)
+        task
     }
+}
+
+/// Everything that is wrong with one in a document; empty when nothing is.
+pub(super) fn violations(body: &pb::Schedule) -> Vec<Violation> {
+    let wrong = Schedule::parse(body).err().into_iter().flatten();
+    let named = |violation: Violation| Violation {
+        field: format!("schedule.{}", violation.field),
+        ..violation
+    };
+    wrong.map(named).collect()
 }
 
 /// The newest instant before this one.

@@ -5,7 +5,7 @@
 //! what one knows that has read everything.
 
 use common::{
-    event::{Carried, Pause, Trimmed},
+    event::{Carried, Event, Kind, Pause, Policy, Trimmed},
     id::{QueueName, TaskKey},
     lifecycle::Phase,
     task::{DEFAULT_QUEUE, TaskSpec},
@@ -38,14 +38,32 @@ impl Planner {
         planner
     }
 
-    /// Takes in a carried task that lies there, before the log is read on from the floor.
-    pub fn preload(&mut self, at: (u64, u32), key: TaskKey, carried: &Carried) {
+    /// Takes in what was carried, if this event carries something, before the log is read on from the
+    /// floor.
+    pub fn preload(&mut self, at: (u64, u32), event: &Event) {
+        match event {
+            Event::Task(event) => {
+                if let Kind::Carried(carried) = &event.kind {
+                    self.preload_task(at, TaskKey::new(&event.tenant, &event.id), carried);
+                }
+            }
+            Event::Policy(event) => {
+                if let Policy::Document(document) = &event.policy {
+                    self.policies.preload(self.floor, document);
+                }
+            }
+        }
+    }
+
+    /// Takes in a carried task that lies there.
+    fn preload_task(&mut self, at: (u64, u32), key: TaskKey, carried: &Carried) {
         let newer = self.known.get(&key).is_none_or(|as_of| *as_of < carried.as_of);
         if carried.as_of + 1 < self.floor || !newer {
             return;
         }
         if let Some(Found::Open(ticket, _)) = self.find(key) {
             self.drop_preloaded(ticket);
+            self.schedules.ended(key);
         }
         self.known.insert(key, carried.as_of);
         if carried.state.phase.is_terminal() {
@@ -82,6 +100,7 @@ impl Planner {
             kind,
         };
         let ticket = self.adopt(entry, &carried.worker);
+        self.run_carried(key, carried);
         let carriage = Carriage { created: carried.place, anchor: carried.as_of + 1 };
         self.carried.insert(ticket.slot, carriage);
         let Some(spec) = &carried.spec else { return };
@@ -152,6 +171,7 @@ impl Planner {
 
     /// Everything that was carried is there: what does not wait is ready.
     pub fn preloaded(&mut self) {
+        self.learn_schedules();
         let tickets = self.entries.iter().map(|(ticket, _)| ticket).collect::<Vec<_>>();
         for ticket in tickets {
             for edge in self.graph.waits(ticket.slot).to_vec() {

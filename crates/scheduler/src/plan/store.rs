@@ -16,9 +16,10 @@ use prost::Message as _;
 
 pub use self::stored::Stored;
 use self::stored::{
-    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredEdge, StoredEnd, StoredKey, StoredQueue,
-    StoredTask,
+    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredDocument, StoredEdge, StoredEnd,
+    StoredKey, StoredQueue, StoredTask,
 };
+pub(super) use self::stored::{StoredRun, StoredSchedule};
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
 use crate::graph::Edge;
 
@@ -62,11 +63,11 @@ fn numbered<T: Copy>(all: &[T], number: u32) -> Option<T> {
     all.get(number as usize).copied()
 }
 
-fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
+pub(super) fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
     TaskKey(u128::from(high) << 64 | u128::from(low))
 }
 
-fn stored_key(key: TaskKey) -> StoredKey {
+pub(super) fn stored_key(key: TaskKey) -> StoredKey {
     StoredKey { high: (key.0 >> 64) as u64, low: key.0 as u64 }
 }
 
@@ -152,6 +153,16 @@ impl Planner {
                 .iter()
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
+            documents: self
+                .policies
+                .all()
+                .map(|(known, anchor)| StoredDocument {
+                    document: (&known.document).into(),
+                    sequence: known.sequence,
+                    anchor,
+                })
+                .collect(),
+            schedules: self.store_schedules(),
             ..Stored::default()
         }
     }
@@ -225,6 +236,10 @@ impl Planner {
         for kind in &stored.kinds {
             planner.kind_id(kind);
         }
+        for StoredDocument { document, sequence, anchor } in stored.documents {
+            planner.policies.restore(document.try_into().ok()?, sequence, anchor);
+        }
+        planner.restore_schedules(stored.schedules)?;
         for end in stored.over {
             planner.over.insert(key(end.key), restore_end(&end)?);
         }

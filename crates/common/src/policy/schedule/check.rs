@@ -85,7 +85,8 @@ impl Check {
     }
 
     fn counts(&mut self, body: &pb::Schedule) {
-        let fits = |given: Option<u32>, max| given.is_none_or(|n| (1..=max).contains(&(n as usize)));
+        let fits =
+            |given: Option<u32>, max| given.is_none_or(|n| (1..=max).contains(&(n as usize)));
         if !fits(body.runs_max, limits::SCHEDULE_RUNS_MAX) {
             self.wrong("runs_max", format!("must be 1 to {}", limits::SCHEDULE_RUNS_MAX));
         }
@@ -150,7 +151,8 @@ impl Check {
         if own.iter().all(|text| text.is_empty()) {
             // The longest that a run can become: it waits for all others.
             probe.task_id = "x".repeat(limits::TASK_ID_BYTES_MAX);
-            probe.schedule = Some(pb::Tick { name: NAME.into(), tick: Some(Timestamp::MAX.into()) });
+            probe.schedule =
+                Some(pb::Tick { name: NAME.into(), tick: Some(Timestamp::MAX.into()) });
             let id = format!("{NAME}{NAME}");
             let wait = pb::Dependency { task_id: id, on: pb::dependency::On::End.into() };
             probe.depends_on.extend(vec![wait; limits::SCHEDULE_RUNS_MAX]);

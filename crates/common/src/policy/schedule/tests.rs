@@ -89,7 +89,12 @@ fn repeating_times_follow_the_wall_clock_through_both_changes() {
             "2026-04-04T15:10:00Z",
         ],
     );
-    cron("@hourly", "Europe/Berlin", AUTUMN, &both[..].iter().chain(&["2026-10-25T02:00:00Z"]).copied().collect::<Vec<_>>());
+    cron(
+        "@hourly",
+        "Europe/Berlin",
+        AUTUMN,
+        &both[..].iter().chain(&["2026-10-25T02:00:00Z"]).copied().collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -156,9 +161,10 @@ fn the_id_of_a_tick_says_which_it_is_and_nobody_else_has_it() {
     let tick = at("2026-03-29T01:00:00Z");
     let nightly = schedule(&json!({ "cron": "0 1 * * *" }));
     let id = tick_id("nightly", tick).unwrap();
-    let run = nightly.run("nightly", (&id, Some(tick)), std::slice::from_ref(&id)).unwrap_err();
+    let run = nightly.run("nightly", tick, std::slice::from_ref(&id)).unwrap_err();
     assert_eq!(run[0].field, "depends_on[0]", "a run does not wait for itself");
-    let run = nightly.run("nightly", (&id, Some(tick)), &[]).unwrap();
+    let run = nightly.run("nightly", tick, &[]).unwrap();
+    assert_eq!(run.id(), Some(id));
     assert_eq!(tick_of(&run), Some(("nightly", Some(tick))));
     let mut other = run.into_pb();
     (other.task_id, other.created_by) = ("mine".into(), String::new());
@@ -192,7 +198,15 @@ fn everything_that_is_wrong_is_said_at_once() {
     );
     assert_eq!(fields(&body(&json!({ "every": "500ms" }))), "every");
     assert_eq!(fields(&body(&json!({ "every": "1m", "jitter": "2m" }))), "jitter");
-    for never in ["0 0 30 2 *", "0 0 31 4,6 *", "* * * *", "0 0 0 1 1 * 2030", "@reboot", "", "0 0 * * MONDAYS"] {
+    for never in [
+        "0 0 30 2 *",
+        "0 0 31 4,6 *",
+        "* * * *",
+        "0 0 0 1 1 * 2030",
+        "@reboot",
+        "",
+        "0 0 * * MONDAYS",
+    ] {
         assert_eq!(fields(&body(&json!({ "cron": never }))), "cron", "{never}");
     }
     let word = serde_json::from_value::<pb::Schedule>(json!({ "overlap": "never" })).unwrap_err();

@@ -1,5 +1,7 @@
 //! **Pure.** The messages of a snapshot.
 
+use common::pb;
+
 use crate::trim::Marks;
 
 /// The whole backlog.
@@ -34,11 +36,49 @@ pub struct Stored {
     pub(super) carried_over: Vec<StoredCarriedOver>,
     #[prost(message, optional, tag = "13")]
     pub(super) marks: Option<Marks>,
+    #[prost(message, repeated, tag = "14")]
+    pub(super) documents: Vec<StoredDocument>,
+    #[prost(message, repeated, tag = "15")]
+    pub(super) schedules: Vec<StoredSchedule>,
+}
+
+/// Where a schedule stands.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredSchedule {
+    #[prost(string, tag = "1")]
+    pub(in crate::plan) name: String,
+    #[prost(int64, optional, tag = "2")]
+    pub(in crate::plan) decided: Option<i64>,
+    #[prost(uint64, tag = "3")]
+    pub(in crate::plan) stated: u64,
+    #[prost(int64, optional, tag = "4")]
+    pub(in crate::plan) last: Option<i64>,
+    #[prost(message, repeated, tag = "5")]
+    pub(in crate::plan) runs: Vec<StoredRun>,
+}
+
+/// An open run of a schedule.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredRun {
+    #[prost(message, required, tag = "1")]
+    pub(in crate::plan) key: StoredKey,
+    #[prost(string, tag = "2")]
+    pub(in crate::plan) id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StoredDocument {
+    #[prost(message, required, tag = "1")]
+    pub(super) document: pb::Document,
+    #[prost(uint64, tag = "2")]
+    pub(super) sequence: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) anchor: u64,
 }
 
 /// A key as two words: it takes no memory of its own.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct StoredKey {
+pub(in crate::plan) struct StoredKey {
     #[prost(fixed64, tag = "1")]
     pub(super) high: u64,
     #[prost(fixed64, tag = "2")]

@@ -171,7 +171,8 @@ pub(super) fn runs(
         let in_time = due.iter().filter(|tick| now - **tick <= policy.window);
         let in_time = in_time.copied().collect::<Vec<_>>();
         for tick in &in_time[in_time.len().saturating_sub(policy.max)..] {
-            if open.len() >= policy.runs_max || (policy.overlap == Overlap::Skip && !open.is_empty())
+            if open.len() >= policy.runs_max
+                || (policy.overlap == Overlap::Skip && !open.is_empty())
             {
                 continue;
             }

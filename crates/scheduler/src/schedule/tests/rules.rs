@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{
-    super::{Order, Schedules},
+    super::{Order, Run, Schedules},
     schedule,
 };
 
@@ -83,9 +83,9 @@ impl Folder {
                     self.end(id);
                 }
                 let id = spec.id().unwrap();
-                let new = self.runs.iter().all(|(known, _)| *known != id);
-                self.schedules.created(key(&id), spec, new, self.sequence);
-                if new {
+                self.schedules.created(spec, self.sequence);
+                if self.runs.iter().all(|(known, _)| *known != id) {
+                    self.schedules.opened("s", Run { key: key(&id), id: id.clone() });
                     self.runs.push((id.clone(), *tick));
                     self.open.push(id);
                 }

@@ -10,7 +10,7 @@ use common::{
 };
 
 use super::{
-    super::{Known, Order, Schedules},
+    super::{Known, Order, Run, Schedules},
     oracle::{GRACE, Minute, Ran},
 };
 
@@ -75,7 +75,9 @@ fn apply(schedules: &mut Schedules, sequence: u64, (at, entry): &(Timestamp, Ent
     match entry {
         Entry::Set(schedule) => schedules.set(NAME, (**schedule).clone(), *at),
         Entry::Created(spec) => {
-            schedules.created(key(&spec.id().unwrap()), spec, true, sequence);
+            let id = spec.id().unwrap();
+            schedules.created(spec, sequence);
+            schedules.opened(NAME, Run { key: key(&id), id });
         }
         Entry::Ended(key) => schedules.ended(*key),
         Entry::Advanced(advanced) => schedules.advanced(advanced, sequence),
@@ -127,7 +129,7 @@ impl Site {
                 for (sequence, entry) in (1..).zip(&self.log).filter(|(n, _)| *n >= floor) {
                     if let Entry::Created(spec) = &entry.1 {
                         // A run that is over or carried is known.
-                        fresh.created(key(&spec.id().unwrap()), spec, false, sequence);
+                        fresh.created(spec, sequence);
                     } else if !matches!(entry.1, Entry::Set(_)) {
                         apply(&mut fresh, sequence, entry);
                     }

@@ -12,7 +12,7 @@ use common::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{Order, Schedules},
+    super::{Order, Run, Schedules},
     schedule,
 };
 
@@ -57,7 +57,8 @@ impl Book {
                 }
                 Order::Create { tick, spec, cancel, .. } => {
                     let id = spec.id().unwrap();
-                    self.schedules.created(key(&id), spec, true, self.sequence);
+                    self.schedules.created(spec, self.sequence);
+                    self.schedules.opened("s", Run { key: key(&id), id });
                     let (waits, cancels) = (spec.depends_on().len(), cancel.len());
                     format!("run {} waits {waits} cancels {cancels}", clock(*tick))
                 }
@@ -211,13 +212,17 @@ fn an_outage_of_years_is_over_at_once() {
     book.schedules.set("s", second, Timestamp::from_unix(1_000_000_000, 0));
     let lines = book.now("09:00:00");
     assert_eq!(lines.len(), 4);
-    assert_eq!(lines[1..], ["08:59:58", "08:59:59", "09:00:00"].map(|t| format!("run {t} waits 0 cancels 0")));
+    assert_eq!(
+        lines[1..],
+        ["08:59:58", "08:59:59", "09:00:00"].map(|t| format!("run {t} waits 0 cancels 0"))
+    );
 }
 
 #[test]
 fn who_begins_at_a_floor_is_told_where_each_stands() {
     let mut book = Book::new(hourly(&json!({})), "08:30:00");
-    let told = Advanced { name: "s".into(), through: at("08:30:00"), last: None, why: String::new() };
+    let told =
+        Advanced { name: "s".into(), through: at("08:30:00"), last: None, why: String::new() };
     assert_eq!(book.schedules.to_state(1), [told], "no message has said so");
     book.now("09:00:00");
     let told = book.schedules.to_state(3);
@@ -237,8 +242,9 @@ fn a_run_that_somebody_asks_for_counts_and_moves_nothing() {
     let hourly = hourly(&json!({}));
     let mut book = Book::new(hourly.clone(), "08:30:00");
     let id = TaskId::parse("by-hand").unwrap();
-    let spec = hourly.run("s", (&id, None), &[]).unwrap();
-    book.schedules.created(key(&id), &spec, true, 5);
+    let spec = hourly.run_now("s", "").unwrap().with_id(&id);
+    book.schedules.created(&spec, 5);
+    book.schedules.opened("s", Run { key: key(&id), id: id.clone() });
     assert_eq!(book.now("09:00:00"), ["overlap 09:00:00"]);
     book.schedules.ended(key(&id));
     assert_eq!(book.now("10:00:00"), ["run 10:00:00 waits 0 cancels 0"]);
@@ -253,8 +259,7 @@ fn nobody_moves_a_schedule_by_saying_that_he_is_its_run() {
         ..pb::TaskSpec::default()
     };
     let spec = TaskSpec::parse(forged).unwrap();
-    book.schedules.created(key(&spec.id().unwrap()), &spec, true, 5);
-    assert_eq!(book.open(), 0);
+    book.schedules.created(&spec, 5);
     assert_eq!(book.now("09:00:00").len(), 1);
 }
 
@@ -273,8 +278,10 @@ fn a_day_of_many_schedules_costs_as_many_decisions() {
             fired += 1;
             let Order::Create { spec, .. } = order else { continue };
             let id = spec.id().unwrap();
-            schedules.created(key(&id), &spec, true, fired);
-            schedules.ended(key(&id));
+            schedules.created(&spec, fired);
+            let (name, run) = (spec.as_pb().schedule.as_ref().unwrap().name.clone(), key(&id));
+            schedules.opened(&name, Run { key: run, id });
+            schedules.ended(run);
         }
     }
     assert_eq!(fired, 4 * 500);

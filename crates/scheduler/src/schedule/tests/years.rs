@@ -130,7 +130,10 @@ fn what_runs_is_what_should_run(zone: Tz) {
         json!({ "mode": "all", "window": "30h", "max": 5 }),
     ];
     let overlaps = [Overlap::Skip, Overlap::Queue, Overlap::CancelOlder, Overlap::Allow];
-    let years = [("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"), ("2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z")];
+    let years = [
+        ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+        ("2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"),
+    ];
     let mut runs = 0;
     for (year, (from, to)) in (0..).zip(years) {
         let span = (minute(from), minute(to));
