@@ -70,7 +70,9 @@ pub struct Schedules {
     known: BTreeMap<Box<str>, Known>,
     /// Whose run an open task is.
     runs: HashMap<TaskKey, Box<str>>,
+    /// When each is to be decided next; a follower keeps none, so that it folds fast.
     alarms: BTreeSet<(Timestamp, Box<str>)>,
+    leads: bool,
 }
 
 impl Schedules {
@@ -162,15 +164,25 @@ impl Schedules {
         self.wake(name);
     }
 
-    /// Begins to decide, or ends it: what was on its way is seen in the log, or is decided anew. A
-    /// schedule of which the log tells nothing begins now.
-    pub fn begin(&mut self, clock: Timestamp) {
+    /// Begins to decide. What was on its way is seen in the log, or is decided anew; a schedule of
+    /// which the log tells nothing begins now.
+    pub fn lead(&mut self, clock: Timestamp) {
+        self.leads = true;
         for name in self.known.keys().cloned().collect::<Vec<_>>() {
             if let Some(known) = self.known.get_mut(&name) {
                 known.asked = None;
                 known.decided.get_or_insert(clock);
             }
             self.wake(&name);
+        }
+    }
+
+    /// Stops deciding.
+    pub fn follow(&mut self) {
+        self.leads = false;
+        self.alarms.clear();
+        for known in self.known.values_mut() {
+            known.alarm = None;
         }
     }
 
@@ -201,7 +213,8 @@ impl Schedules {
     pub fn put_back(&mut self, name: &str, again: Timestamp) {
         let Some(known) = self.known.get_mut(name) else { return };
         known.asked = None;
-        self.ring(name, Some(again));
+        let again = known.schedule.as_ref().map(|_| again).filter(|_| self.leads);
+        self.ring(name, again);
     }
 
     /// Up to where each is decided, of those of which a log that begins at `floor` would not tell.
@@ -222,6 +235,9 @@ impl Schedules {
 
     /// Sets the alarm of a schedule anew.
     fn wake(&mut self, name: &str) {
+        if !self.leads {
+            return;
+        }
         let at = self.known.get(name).and_then(|known| {
             let schedule = known.schedule.as_ref().filter(|_| known.asked.is_none())?;
             fire::alarm(schedule, name, known.decided?)

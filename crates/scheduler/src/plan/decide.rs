@@ -41,7 +41,7 @@ impl Planner {
         self.leading_since = Some(now_ms);
         self.clock = self.clock.max(now);
         self.was_deaf(now_ms);
-        self.schedules.begin(self.clock);
+        self.schedules.lead(self.clock);
         self.decisions.clear();
         let timed = self.rare.iter().filter_map(|(slot, rare)| Some((*slot, rare.queue_timeout?)));
         let mut timed = timed.collect::<Vec<_>>();
@@ -63,6 +63,7 @@ impl Planner {
     /// Stops deciding. What is out stays out.
     pub fn follow(&mut self) {
         self.leading_since = None;
+        self.schedules.follow();
         self.decisions.clear();
     }
 

@@ -85,7 +85,14 @@ pub fn step(schedule: &Schedule, name: &str, facts: Facts) -> Option<Step> {
         return None;
     }
     let late = |through| Some(Step::Skip { through, why: Why::Late });
-    let tick = match oldest_to_run(schedule, name, (decided, horizon), now) {
+    let is_alone = schedule.next(first).is_none_or(|second| second > horizon);
+    let in_time = schedule.fires_at(name, first) >= earlier(now, schedule.catch_up.window);
+    let oldest = if is_alone {
+        Some(first).filter(|_| in_time)
+    } else {
+        oldest_to_run(schedule, name, (decided, horizon), now)
+    };
+    let tick = match oldest {
         None => return late(horizon),
         Some(tick) if tick > first => return late(before(tick)),
         Some(tick) => tick,

@@ -70,6 +70,7 @@ struct Folder {
 impl Folder {
     fn of(schedule: &Schedule) -> Self {
         let mut folder = Self::default();
+        folder.schedules.lead(start());
         folder.schedules.set("s", schedule.clone(), start());
         folder
     }
@@ -203,10 +204,10 @@ proptest! {
             now = now.after(secs(wait));
             one.decide(now);
             for _ in 0..5_000 {
-                many.schedules.begin(now);
+                many.schedules.lead(now);
                 // Its first decision never got into the log.
                 let lost = many.schedules.orders(now, 1).len();
-                many.schedules.begin(now);
+                many.schedules.lead(now);
                 let orders = many.schedules.orders(now, 1);
                 prop_assert_eq!(lost, orders.len());
                 let Some(order) = orders.first() else { break };

@@ -103,7 +103,7 @@ impl Site {
         let known = self.schedules.get(NAME).unwrap().clone();
         let mut fresh = Schedules::default();
         match begins {
-            Begins::Followed => return self.schedules.begin(at(now)),
+            Begins::Followed => return self.schedules.lead(at(now)),
             Begins::FromTheLog => {
                 for (sequence, entry) in (1..).zip(&self.log) {
                     apply(&mut fresh, sequence, entry);
@@ -136,7 +136,7 @@ impl Site {
                 }
             }
         }
-        fresh.begin(at(now));
+        fresh.lead(at(now));
         let again = fresh.get(NAME).unwrap();
         assert_eq!(again.decided, known.decided, "{begins:?}");
         assert_eq!(again.runs, known.runs, "{begins:?}");

@@ -41,6 +41,7 @@ struct Book {
 impl Book {
     fn new(schedule: Schedule, since: &str) -> Self {
         let mut book = Self { schedules: Schedules::default(), sequence: 1 };
+        book.schedules.lead(at(since));
         book.schedules.set("s", schedule, at(since));
         book
     }
@@ -209,6 +210,7 @@ fn an_outage_of_years_is_over_at_once() {
         "catch_up": { "mode": "all", "window": "366d", "max": 3 },
     }));
     let mut book = Book { schedules: Schedules::default(), sequence: 1 };
+    book.schedules.lead(Timestamp::default());
     book.schedules.set("s", second, Timestamp::from_unix(1_000_000_000, 0));
     let lines = book.now("09:00:00");
     assert_eq!(lines.len(), 4);
@@ -233,7 +235,7 @@ fn who_begins_at_a_floor_is_told_where_each_stands() {
     let mut fresh = Schedules::default();
     fresh.learn("s", hourly(&json!({})));
     fresh.advanced(&told[0], 9);
-    fresh.begin(at("13:00:00"));
+    fresh.lead(at("13:00:00"));
     assert_eq!(fresh.next_alarm(), Some(at("10:00:00")));
 }
 
@@ -266,6 +268,7 @@ fn nobody_moves_a_schedule_by_saying_that_he_is_its_run() {
 #[test]
 fn a_day_of_many_schedules_costs_as_many_decisions() {
     let mut schedules = Schedules::default();
+    schedules.lead(at("08:30:00"));
     for n in 0..500 {
         schedules.set(&format!("s{n}"), hourly(&json!({ "jitter": "10m" })), at("08:30:00"));
     }
