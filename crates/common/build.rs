@@ -8,8 +8,13 @@ use prost::Message as _;
 
 const FILES: [&str; 8] =
     ["task", "limit", "schedule", "task_type", "policy", "event", "execution", "admin"];
-const OWN_SERDE: [&str; 3] =
-    [".jetmill.v1.Json", ".jetmill.v1.Dependency", ".jetmill.v1.SubmitRequest"];
+const OWN_SERDE: [&str; 5] = [
+    ".jetmill.v1.Json",
+    ".jetmill.v1.Dependency",
+    ".jetmill.v1.SubmitRequest",
+    ".jetmill.v1.Schedule.Overlap",
+    ".jetmill.v1.CatchUp.Mode",
+];
 const TIMES: [(&str, &str); 2] = [
     (".google.protobuf.Timestamp", "crate::wire::time::Timestamp"),
     (".google.protobuf.Duration", "crate::wire::time::Duration"),

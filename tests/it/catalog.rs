@@ -95,7 +95,7 @@ impl Shop {
         let applied = rig.cli_json(&["types", "apply", "-f", &folder().to_string_lossy()]).await?;
         let changes = applied["changes"].as_array().context("changes")?;
         ensure!(
-            changes.len() == 16 && changes.iter().all(|c| c["result"] == "created"),
+            changes.len() == 16 + 10 && changes.iter().all(|c| c["result"] == "created"),
             "{applied}"
         );
         Ok(Self { rig, types: examples()?, dir: tempfile::tempdir()? })

@@ -11,6 +11,7 @@ mod python;
 mod reference;
 mod reflection;
 mod rig;
+mod schedules;
 mod separate;
 mod support;
 mod tidy;

@@ -13,7 +13,7 @@ pub use resolved::Resolved;
 use crate::{
     id::{QueueName, TaskId, Tenant},
     pb,
-    policy::Document,
+    policy::{Document, schedule::Advanced},
     task::TaskSpec,
     time::Timestamp,
 };
@@ -127,6 +127,8 @@ pub enum Policy {
     Trimmed(Trimmed),
     /// A version of a limit, a schedule or a task type.
     Document(Box<Document>),
+    /// Ticks of a schedule have no run, or where it stands is said again.
+    ScheduleAdvanced(Advanced),
 }
 
 impl Policy {
@@ -137,6 +139,7 @@ impl Policy {
             Self::Resumed { .. } => "resumed",
             Self::Trimmed(_) => "trimmed",
             Self::Document(_) => "document",
+            Self::ScheduleAdvanced(_) => "schedule_advanced",
         }
     }
 }

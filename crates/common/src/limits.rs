@@ -29,6 +29,23 @@ pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Times an attempt may be lost with its worker before the task fails.
 pub const LOSSES_MAX: u16 = 3;
 
+/// Longest cron expression, in bytes.
+pub const CRON_BYTES_MAX: usize = 256;
+/// Shortest interval of a schedule.
+pub const SCHEDULE_EVERY_MIN: Duration = Duration::from_secs(1);
+/// Open runs of one schedule, at most and by default.
+pub const SCHEDULE_RUNS_MAX: usize = 100;
+/// A tick of a schedule that is at most so late is not late.
+pub const SCHEDULE_GRACE: Duration = Duration::from_secs(60);
+/// How late a tick may be that is caught up, by default.
+pub const CATCH_UP_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// Ticks of one schedule that are caught up, at most.
+pub const CATCH_UP_TICKS_MAX: usize = 1_000;
+/// Ticks of one schedule that are caught up, by default.
+pub const CATCH_UP_TICKS: usize = 100;
+/// Longest jitter of a schedule.
+pub const SCHEDULE_JITTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Most events in one message of the log.
 pub const BUNDLE_EVENTS_MAX: usize = 256;
 /// Largest message of the log, in bytes; nats-server's own limit is 1 MiB.

@@ -6,7 +6,7 @@
 //! the log first said it. Who begins at the floor takes that in before anything else.
 
 mod limit;
-mod schedule;
+pub mod schedule;
 pub mod task_type;
 
 use std::collections::BTreeMap;

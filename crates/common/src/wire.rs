@@ -7,6 +7,7 @@ mod json;
 mod policy;
 pub mod time;
 mod value;
+mod word;
 
 use prost::Message;
 use uuid::Uuid;
@@ -147,6 +148,7 @@ pub fn body_word(body: &Body) -> &'static str {
         Body::Resumed(_) => "resumed",
         Body::Trimmed(_) => "trimmed",
         Body::Document(_) => "document",
+        Body::ScheduleAdvanced(_) => "schedule_advanced",
     }
 }
 
@@ -210,6 +212,7 @@ fn from_pb(event: pb::Event, message: Received<'_>, index: u32) -> Result<Event,
         Body::Resumed(b) => return Ok(about.policy(policy::resumed(&b)?)),
         Body::Trimmed(b) => return Ok(about.policy(policy::trimmed(b)?)),
         Body::Document(b) => return Ok(about.policy(policy::document(*b)?)),
+        Body::ScheduleAdvanced(b) => return Ok(about.policy(policy::advanced(b)?)),
     };
     about.event(kind)
 }

@@ -7,7 +7,8 @@ use common::id::Tenant;
 
 use crate::{
     bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
-    exit::Exit, list, live, log, queue, serve, services, show, stats, submit, types, worker,
+    exit::Exit, list, live, log, queue, schedule, serve, services, show, stats, submit, types,
+    worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.
@@ -101,6 +102,9 @@ enum Client {
     /// Look at queues and pause them
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Create tasks by the clock
+    #[command(subcommand)]
+    Schedule(schedule::Command),
     /// Look at workers and send them away
     #[command(subcommand)]
     Worker(worker::Command),
@@ -171,6 +175,7 @@ async fn ask(session: &Session, command: Client) -> anyhow::Result<Exit> {
         Client::Pause(args) => queue::pause(session, args).await,
         Client::Resume(args) => queue::resume(session, args).await,
         Client::Queue(command) => queue::run(session, command).await,
+        Client::Schedule(command) => schedule::run(session, command).await,
         Client::Worker(command) => worker::run(session, command).await,
         Client::Dead(command) => dead::run(session, command).await,
         Client::Log(command) => log::run(session, command).await,

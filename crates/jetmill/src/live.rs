@@ -145,6 +145,10 @@ pub(crate) fn what(event: &pb::Event) -> String {
         Some(Kind::Paused(e)) => format!("{} {}", queue(&e.queue), e.reason),
         Some(Kind::Resumed(e)) => queue(&e.queue),
         Some(Kind::Trimmed(e)) => format!("the log counts from {}", e.floor),
+        Some(Kind::ScheduleAdvanced(e)) => match e.why.as_str() {
+            "" => format!("where schedule {:?} stands", e.name),
+            why => format!("schedule {:?} has ticks without a run: {why}", e.name),
+        },
         Some(Kind::Document(e)) => format!("version {} of {:?}", e.version, e.name),
     }
 }

@@ -21,6 +21,7 @@ mod output;
 mod platform;
 mod progress;
 mod queue;
+mod schedule;
 mod serve;
 mod services;
 mod settings;

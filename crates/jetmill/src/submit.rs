@@ -11,7 +11,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use common::{error::ApiError, pb, task::TaskSpec};
 
-pub(crate) use parse::{parse_duration, parse_json};
+pub(crate) use parse::{parse_duration, parse_json, parse_time};
+pub(crate) use spec::{TaskArgs, build as build_task};
 
 use crate::{
     connect::{Session, read_text},

@@ -182,10 +182,14 @@ async fn apply(
     }
     session.ui.answer(&all, |all| {
         let would = if dry_run { "would be " } else { "" };
-        let lines = all.changes.iter().map(|change| match change.result.as_str() {
-            "absent" => format!("{} is not there", change.name),
-            "unchanged" => format!("{} unchanged", change.name),
-            result => format!("{} {would}{result}, version {}", change.name, change.version),
+        let lines = all.changes.iter().map(|change| {
+            let schedule = change.kind() == pb::DocumentKind::Schedule;
+            let name = format!("{}{}", if schedule { "schedule " } else { "" }, change.name);
+            match change.result.as_str() {
+                "absent" => format!("{name} is not there"),
+                "unchanged" => format!("{name} unchanged"),
+                result => format!("{name} {would}{result}, version {}", change.version),
+            }
         });
         lines.collect::<Vec<_>>().join("\n")
     })?;

@@ -5,6 +5,7 @@
 
 mod act;
 mod begin;
+mod fire;
 mod recall;
 mod trim;
 
@@ -308,6 +309,7 @@ impl Lead {
             return;
         }
         self.decide().await;
+        self.fire().await;
         self.release().await;
         self.move_fence().await;
         self.find_out().await;

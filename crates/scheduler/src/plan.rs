@@ -15,6 +15,7 @@ mod entries;
 mod fold;
 mod learn;
 mod policy;
+mod schedules;
 mod store;
 mod types;
 mod watch;
@@ -39,6 +40,7 @@ pub use self::{
 use crate::{
     graph::Graph,
     queue::{Queue, window},
+    schedule::Schedules,
     trim::Marks,
     workers::{Service, Workers},
 };
@@ -190,6 +192,7 @@ pub struct Planner {
     pauses_known: u64,
     /// Limits, schedules and task types.
     policies: Policies,
+    schedules: Schedules,
     /// The first message that the log counts.
     floor: u64,
     /// How the log grew.
@@ -371,5 +374,7 @@ impl Planner {
 
 #[cfg(test)]
 mod carry_tests;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use common::{
     error::{ApiError, ErrorCode, Violation},
     limits,
     pb::{self, document::Body},
-    policy::{Document, Policies},
+    policy::{Body as Says, Document, Id, Kind, Policies, task_type as of_type},
 };
 
 /// What one document of a request comes to.
@@ -67,7 +67,9 @@ fn task_type(document: &mut pb::Document) -> Vec<Violation> {
 
 /// What the documents change, in their order.
 pub fn changes(known: &Policies, documents: Vec<Document>) -> Result<Vec<Change>, ApiError> {
-    let changes = documents.into_iter().map(|document| change(known, document));
+    let schedules = schedules(known, &documents)?;
+    let documents = documents.into_iter().chain(schedules);
+    let changes = documents.map(|document| change(known, document));
     let changes = changes.collect::<Vec<_>>();
     let new = changes.iter().filter(|change| change.answer.result == "created").count();
     if known.of(None).count() + new > limits::DOCUMENTS_MAX {
@@ -76,6 +78,46 @@ pub fn changes(known: &Policies, documents: Vec<Document>) -> Result<Vec<Change>
         return Err(ApiError::new(ErrorCode::Exhausted, message).hint("remove some first"));
     }
     Ok(changes)
+}
+
+/// What the types of a request ask of schedules: each has one of its own name, or none.
+fn schedules(known: &Policies, documents: &[Document]) -> Result<Vec<Document>, ApiError> {
+    let mut more = Vec::new();
+    for document in documents {
+        let asked = match &document.body {
+            Says::TaskType(body) => of_type::schedule(body),
+            Says::Removed(Kind::TaskType) => None,
+            Says::Limit(_) | Says::Schedule(_) | Says::Removed(Kind::Limit | Kind::Schedule) => {
+                continue;
+            }
+        };
+        let id: Id = (Kind::Schedule, document.name.clone());
+        let standing = known.get(&id).and_then(|known| match &known.document.body {
+            Says::Schedule(body) => Some(&**body),
+            Says::Limit(_) | Says::TaskType(_) | Says::Removed(_) => None,
+        });
+        let own = standing.filter(|body| of_type::is_own(body, document.name.as_str()));
+        let said = documents.iter().any(|other| other.id() == id);
+        let body = match (asked, standing, own) {
+            // Who says it in the same request knows better.
+            _ if said => continue,
+            (None, _, None) => continue,
+            (None, _, Some(_)) => Says::Removed(Kind::Schedule),
+            (Some(asked), _, Some(own)) => {
+                Says::Schedule(Box::new(of_type::schedule_anew(asked, own)))
+            }
+            (Some(asked), None, None) => Says::Schedule(Box::new(asked)),
+            (Some(_), Some(_), None) => {
+                let name = &document.name;
+                let message =
+                    format!("there is a schedule {name} already, and it is not the type's");
+                let error = ApiError::new(ErrorCode::Conflict, message);
+                return Err(error.hint("leave `schedule` out of the type, or remove the other"));
+            }
+        };
+        more.push(Document { name: document.name.clone(), version: 0, carried: None, body });
+    }
+    Ok(more)
 }
 
 fn change(known: &Policies, document: Document) -> Change {
@@ -143,6 +185,26 @@ mod tests {
         assert_eq!(apply(&mut known, &[limit("a", "other")]), [result("changed", 2)]);
         assert_eq!(apply(&mut known, &[removed("a")]), [result("removed", 3)]);
         assert_eq!(apply(&mut known, &[limit("a", "q")]), [result("created", 4)]);
+    }
+
+    #[test]
+    fn a_type_brings_its_schedule_and_takes_it_away() {
+        let mut known = Policies::default();
+        let document = |change: &str, value: serde_json::Value| {
+            let mut body = json!({"executor": {"shell": {"argv": ["true"]}}});
+            body[change] = value;
+            let body = Body::TaskType(serde_json::from_value(body).unwrap());
+            pb::Document { name: "a".into(), body: Some(body), ..pb::Document::default() }
+        };
+        let result = |word: &str, version| (word.to_owned(), version);
+        let hourly = document("schedule", json!("@hourly"));
+        let applied = apply(&mut known, std::slice::from_ref(&hourly));
+        assert_eq!(applied, [result("created", 1), result("created", 1)]);
+        assert_eq!(apply(&mut known, &[hourly]), [result("unchanged", 1), result("unchanged", 1)]);
+        let none = document("queue", json!("other"));
+        let applied = apply(&mut known, std::slice::from_ref(&none));
+        assert_eq!(applied, [result("changed", 2), result("removed", 2)]);
+        assert_eq!(apply(&mut known, &[none]), [result("unchanged", 2)]);
     }
 
     #[test]

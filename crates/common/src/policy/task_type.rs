@@ -7,10 +7,15 @@ use crate::{
     error::Violation,
     id::DocumentName,
     limits,
-    pb::{self, executor::Kind},
+    pb::{self, executor::Kind, schedule::When},
+    policy::schedule::Schedule,
     task::TaskSpec,
 };
 
+/// Who creates the tasks of a type's own schedule.
+const CATALOG: &str = "catalog";
+/// Why the schedule of a disabled type rests.
+const DISABLED: &str = "its type is disabled";
 /// Fields of an executor that are taken as they are written: code, references and names.
 const LITERAL: [&str; 5] = ["script", "source", "secrets", "handler", "mounts"];
 /// What stands for a template while the form of its executor is checked. A problem counts when no
@@ -68,6 +73,10 @@ fn texts(task_type: &pb::TaskType, wrong: &mut impl FnMut(&str, String)) {
     let schedule = &task_type.schedule;
     if schedule.len() > limits::TITLE_BYTES_MAX || schedule.contains(char::is_control) {
         wrong("schedule", "must be one line such as \"*/5 * * * *\" or \"every 10m\"".into());
+    } else if let Some(own) = self::schedule(task_type) {
+        for violation in Schedule::parse(&own).err().into_iter().flatten() {
+            wrong("schedule", violation.problem);
+        }
     }
     let schema = task_type.input_schema.as_ref().map_or("", |schema| schema.text.as_str());
     if schema.len() > limits::SCHEMA_BYTES_MAX {
@@ -114,6 +123,50 @@ fn verification(verification: Option<&pb::Verification>, wrong: &mut impl FnMut(
         let max = limits::TEMPLATE_BYTES_MAX;
         wrong("verification.expression", format!("must have at most {max} bytes"));
     }
+}
+
+/// The schedule that a type asks for, under the type's own name; it rests while the type is disabled.
+pub fn schedule(task_type: &pb::TaskType) -> Option<pb::Schedule> {
+    let text = task_type.schedule.trim();
+    if text.is_empty() {
+        return None;
+    }
+    let every = text.strip_prefix("every ").map(str::trim);
+    let when = match every.and_then(crate::time::parse_duration) {
+        Some(every) => When::Every(every.into()),
+        None => When::Cron(text.to_owned()),
+    };
+    let paused = task_type.enabled == Some(false);
+    Some(pb::Schedule {
+        when: Some(when),
+        description: task_type.description.clone(),
+        paused,
+        pause_reason: if paused { DISABLED.into() } else { String::new() },
+        task: Some(pb::TaskSpec {
+            task_type: task_type.name.clone(),
+            created_by: CATALOG.into(),
+            ..pb::TaskSpec::default()
+        }),
+        ..pb::Schedule::default()
+    })
+}
+
+/// The schedule that a type asks for, where there is one already: what somebody set on it stays, a
+/// pause of theirs too.
+pub fn schedule_anew(asked: pb::Schedule, known: &pb::Schedule) -> pb::Schedule {
+    let theirs = known.paused && known.pause_reason != DISABLED;
+    let (paused, pause_reason) = if theirs {
+        (true, known.pause_reason.clone())
+    } else {
+        (asked.paused, asked.pause_reason)
+    };
+    let description = asked.description;
+    pb::Schedule { when: asked.when, description, paused, pause_reason, ..known.clone() }
+}
+
+/// Whether a schedule is the one that a type of this name asked for.
+pub fn is_own(schedule: &pb::Schedule, name: &str) -> bool {
+    schedule.task.as_ref().is_some_and(|t| t.task_type == name && t.created_by == CATALOG)
 }
 
 /// What would be wrong with every task of the type.
@@ -249,6 +302,8 @@ mod tests {
             ("capabilities", json!(["a\nb"])),
             ("capabilities", json!(vec!["a"; 65])),
             ("schedule", json!("a\nb")),
+            ("schedule", json!("*/5 * * *")),
+            ("schedule", json!("every fortnight")),
             ("input_schema", json!([])),
             ("unique.period", json!({"period": "10ms"})),
             ("unique.period", json!({"key": "a"})),
@@ -259,6 +314,25 @@ mod tests {
             let name = field.split('.').next().unwrap_or_default();
             assert_eq!(faults(with(name, value.clone())), [field], "{value}");
         }
+    }
+
+    #[test]
+    fn a_type_asks_for_a_schedule_under_its_name() {
+        let of = |value| schedule(&serde_json::from_value(value).expect("a type"));
+        assert_eq!(of(with("description", json!("x"))), None);
+        let hourly = of(with("schedule", json!("every 1h"))).expect("a schedule");
+        let hour = std::time::Duration::from_secs(3_600);
+        assert_eq!(hourly.when, Some(When::Every(hour.into())));
+        assert!(is_own(&hourly, "a") && !is_own(&hourly, "b") && !hourly.paused);
+        let mut off = with("schedule", json!("0 * * * *"));
+        off["enabled"] = false.into();
+        let off = of(off).expect("a schedule");
+        assert!(off.paused);
+        let set = pb::Schedule { runs_max: Some(3), ..off.clone() };
+        let on = schedule_anew(hourly.clone(), &set);
+        assert!(!on.paused && on.runs_max == Some(3) && on.when == hourly.when);
+        let by_hand = pb::Schedule { pause_reason: "holidays".into(), ..set };
+        assert!(schedule_anew(hourly, &by_hand).paused, "who paused it resumes it");
     }
 
     #[test]

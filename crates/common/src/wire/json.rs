@@ -176,6 +176,7 @@ fn report(word: &str, mut object: Object) -> Result<pb::Event, NotAnEvent> {
         "resumed" => Body::Resumed(body(o, "Resumed")?),
         "trimmed" => Body::Trimmed(body(o, "Trimmed")?),
         "document" => Body::Document(Box::new(body(o, "Document")?)),
+        "schedule_advanced" => Body::ScheduleAdvanced(body(o, "ScheduleAdvanced")?),
         _ => return Err(NotAnEvent::UnknownInformational),
     };
     if let Some(metadata) = metadata {

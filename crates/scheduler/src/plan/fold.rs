@@ -1,7 +1,7 @@
 //! **Pure.** What each event of the log does to the backlog.
 
 use common::{
-    event::{Event, Kind, TaskEvent},
+    event::{Event, Kind, Policy, TaskEvent},
     id::{QueueName, TaskKey},
     lifecycle::{self, Phase, State},
     task::{DEFAULT_QUEUE, TaskSpec},
@@ -37,7 +37,11 @@ impl Planner {
         match event {
             Event::Policy(event) => {
                 self.policy(sequence, &event.policy);
-                Folded { policy: true, ..Folded::default() }
+                let pauses = matches!(
+                    event.policy,
+                    Policy::Paused { .. } | Policy::Resumed { .. } | Policy::Trimmed(_)
+                );
+                Folded { policy: pauses, ..Folded::default() }
             }
             Event::Task(event) => self.task((sequence, index), event, now_ms),
         }
@@ -45,6 +49,10 @@ impl Planner {
 
     fn task(&mut self, at: (u64, u32), event: &TaskEvent, now_ms: u64) -> Folded {
         let key = TaskKey::new(&event.tenant, &event.id);
+        if let Kind::Created(spec) = &event.kind {
+            // Its tick is decided, whatever becomes of the task.
+            self.schedules.created(spec, at.0);
+        }
         let known = match self.find(key) {
             _ if self.is_known(key, at.0) => return Folded::default(),
             Some(Found::Over(_)) => {
@@ -65,7 +73,8 @@ impl Planner {
         match (known, &event.kind) {
             (None, Kind::Created(spec)) => self.created(key, at, state, spec),
             (None, _) => self.stub(key, at, state),
-            (Some((ticket, entry)), Kind::Created(_)) => {
+            (Some((ticket, entry)), Kind::Created(spec)) => {
+                self.run_opened(key, spec);
                 self.set_state(ticket, state);
                 self.described(ticket, &entry, at);
                 Folded::default()
@@ -76,6 +85,7 @@ impl Planner {
 
     fn created(&mut self, key: TaskKey, at: (u64, u32), state: State, spec: &TaskSpec) -> Folded {
         self.marks.created();
+        self.run_opened(key, spec);
         let now = self.log_clock;
         let queue = self.queue_id(&spec.queue());
         let kind = self.kind_id(&spec.as_pb().task_type);
@@ -322,6 +332,7 @@ impl Planner {
         let phase = entry.state.phase;
         let created = self.carried.remove(&ticket.slot).map_or((sequence, index), |c| c.created);
         self.marks.ended();
+        self.schedules.ended(key);
         self.over.insert(key, Tombstone { sequence, index, created, ended, used: ended, phase });
         self.touch(key);
         self.entries.remove(ticket);

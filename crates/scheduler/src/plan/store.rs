@@ -20,6 +20,7 @@ use self::stored::{
     StoredKey, StoredQueue, StoredTask,
 };
 pub(super) use self::stored::{StoredClaim, StoredResolving, StoredTypes};
+pub(super) use self::stored::{StoredRun, StoredSchedule};
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
 use crate::graph::Edge;
 
@@ -164,6 +165,7 @@ impl Planner {
                     anchor,
                 })
                 .collect(),
+            schedules: self.store_schedules(),
             ..Stored::default()
         }
     }
@@ -240,6 +242,7 @@ impl Planner {
         for StoredDocument { document, sequence, anchor } in stored.documents {
             planner.policies.restore(document.try_into().ok()?, sequence, anchor);
         }
+        planner.restore_schedules(stored.schedules)?;
         for end in stored.over {
             planner.over.insert(key(end.key), restore_end(&end)?);
         }

@@ -40,6 +40,32 @@ pub struct Stored {
     pub(super) types: Option<StoredTypes>,
     #[prost(message, repeated, tag = "14")]
     pub(super) documents: Vec<StoredDocument>,
+    #[prost(message, repeated, tag = "15")]
+    pub(super) schedules: Vec<StoredSchedule>,
+}
+
+/// Where a schedule stands.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredSchedule {
+    #[prost(string, tag = "1")]
+    pub(in crate::plan) name: String,
+    #[prost(int64, optional, tag = "2")]
+    pub(in crate::plan) decided: Option<i64>,
+    #[prost(uint64, tag = "3")]
+    pub(in crate::plan) stated: u64,
+    #[prost(int64, optional, tag = "4")]
+    pub(in crate::plan) last: Option<i64>,
+    #[prost(message, repeated, tag = "5")]
+    pub(in crate::plan) runs: Vec<StoredRun>,
+}
+
+/// An open run of a schedule.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredRun {
+    #[prost(message, required, tag = "1")]
+    pub(in crate::plan) key: StoredKey,
+    #[prost(string, tag = "2")]
+    pub(in crate::plan) id: String,
 }
 
 /// What is known of task types beside their documents.
