@@ -17,6 +17,10 @@ use crate::{
 
 /// Priority of a task that names none.
 pub const PRIORITY: u8 = 5;
+/// Type and subsystem of a task that names none.
+pub const UNKNOWN: &str = "unknown";
+/// Title of a task that has none.
+pub const UNTITLED: &str = "Untitled Task";
 /// Queue of the executors that `worker-pool` brings.
 pub const DEFAULT_QUEUE: &str = "default";
 /// Queue of handlers that programs register.
@@ -112,9 +116,9 @@ impl TaskSpec {
         }
         for (field, default) in [
             (&mut spec.tenant, "default"),
-            (&mut spec.task_type, "unknown"),
-            (&mut spec.subsystem, "unknown"),
-            (&mut spec.title, "Untitled Task"),
+            (&mut spec.task_type, UNKNOWN),
+            (&mut spec.subsystem, UNKNOWN),
+            (&mut spec.title, UNTITLED),
             (&mut spec.created_by, "system"),
         ] {
             if field.is_empty() {

@@ -21,6 +21,7 @@ mod output;
 mod platform;
 mod progress;
 mod queue;
+mod schedule;
 mod serve;
 mod services;
 mod settings;
@@ -29,6 +30,7 @@ mod stats;
 mod submit;
 mod table;
 mod task;
+mod types;
 mod wait;
 mod worker;
 

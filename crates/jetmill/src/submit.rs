@@ -11,7 +11,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use common::{error::ApiError, pb, task::TaskSpec};
 
-pub(crate) use parse::parse_duration;
+pub(crate) use parse::{parse_duration, parse_json, parse_time};
+pub(crate) use spec::{TaskArgs, build as build_task};
 
 use crate::{
     connect::{Session, read_text},
@@ -83,7 +84,16 @@ async fn one(session: &Session, args: &Args) -> anyhow::Result<Exit> {
     if spec.created_by.is_empty() {
         spec.created_by = Session::actor();
     }
-    if !args.wait {
+    send(session, spec, args.wait).await
+}
+
+/// Submits one task, and waits for its end if that is wanted.
+pub(crate) async fn send(
+    session: &Session,
+    mut spec: pb::TaskSpec,
+    wait: bool,
+) -> anyhow::Result<Exit> {
+    if !wait {
         let submission =
             session.client.submit(TaskSpec::parse(spec).map_err(ApiError::invalid)?).await?;
         session.ui.answer(&submission, submitted)?;

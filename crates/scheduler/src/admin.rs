@@ -5,6 +5,7 @@
 //! loop by a [`Command`].
 
 mod obey;
+mod schedules;
 mod select;
 
 use std::sync::Arc;
@@ -24,8 +25,6 @@ use crate::{lease::Lease, orders::Change, payload, plan::Tombstone, policies};
 
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
-/// How often a change of policy is tried that meets another one.
-const APPLY_TRIES: usize = 5;
 
 /// A question to the planner's loop.
 pub(crate) enum Command {
@@ -65,6 +64,14 @@ pub(crate) enum Command {
     Policies {
         request: pb::PoliciesRequest,
         reply: oneshot::Sender<pb::PoliciesResponse>,
+    },
+    Schedules {
+        request: pb::SchedulesRequest,
+        reply: oneshot::Sender<pb::SchedulesResponse>,
+    },
+    PauseSchedules {
+        request: pb::PauseSchedulesRequest,
+        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
     },
 }
 
@@ -151,7 +158,8 @@ fn endpoints(door: &Arc<Door>) -> Endpoints {
     let endpoints = on!(endpoints, "why", why);
     let endpoints = on!(endpoints, "queues", queues);
     let endpoints = on!(endpoints, "apply_policies", apply_policies);
-    on!(endpoints, "policies", policies)
+    let endpoints = on!(endpoints, "policies", policies);
+    schedules::endpoints(endpoints, door)
 }
 
 struct Door {
@@ -325,20 +333,11 @@ impl Door {
     ) -> Result<pb::ApplyPoliciesResponse, ApiError> {
         let pb::ApplyPoliciesRequest { documents, actor, dry_run } = request;
         let documents = policies::parse(documents)?;
-        let mut tries = 0;
-        loop {
-            self.catch_up().await?;
+        self.change_policies(|reply| {
             let (documents, actor) = (documents.clone(), actor.clone());
-            let answer = self
-                .ask(|reply| Command::ApplyPolicies { documents, actor, dry_run, reply })
-                .await?;
-            tries += 1;
-            match answer {
-                // Somebody else's change came in between, and is to be read first.
-                Err(error) if error.code == ErrorCode::Unavailable && tries < APPLY_TRIES => {}
-                answer => return answer,
-            }
-        }
+            Command::ApplyPolicies { documents, actor, dry_run, reply }
+        })
+        .await
     }
 
     async fn policies(

@@ -35,6 +35,7 @@ fn event(word: &str, attempt: u32, cause: Cause) -> Kind {
         "reprioritised" => Kind::Reprioritised(pb::Reprioritised { priority: 7 }),
         "expedited" => Kind::Expedited(pb::Expedited {}),
         "carried" => Kind::Carried(Box::new(carried())),
+        "resolved" => Kind::Resolved(Box::new(resolved())),
         "created" => created(SHELL),
         other => unreachable!("no event {other:?}"),
     }
@@ -54,6 +55,16 @@ fn carried() -> crate::event::Carried {
         waits_on: vec![0],
         spec: Some(spec),
         ended_at: 0,
+    }
+}
+
+fn resolved() -> crate::event::Resolved {
+    let Kind::Created(spec) = created(SHELL) else { unreachable!("a creation") };
+    crate::event::Resolved {
+        spec: *spec,
+        version: 1,
+        created_at: crate::time::Timestamp::from_micros(1),
+        unique: None,
     }
 }
 
@@ -96,6 +107,21 @@ fn a_task_runs_and_ends() {
     check(&["created", "completed 1"], Ok(Phase::Completed));
     check(&["created", "started 1", "failed 1"], Ok(Phase::Failed(Cause::Error)));
     check(&["created", "skipped"], Ok(Phase::Skipped));
+}
+
+#[test]
+fn what_its_type_resolves_is_dispatched_unless_somebody_else_began_it() {
+    check(&["created external", "resolved"], Ok(Phase::Pending));
+    check(&["created external", "resolved", "started 1"], Ok(Phase::Running));
+    check(&["created external", "resolved", "started 0"], Err(Ignored::NotExternal));
+    check(&["created external", "resolved", "resolved"], Err(Ignored::Repeat));
+    check(&["created", "resolved"], Err(Ignored::Repeat));
+    check(&["created external", "started 0", "resolved"], Err(Ignored::OutOfPlace));
+    check(&["created external", "completed 0", "resolved"], Err(Ignored::Terminal));
+    check(&["updated open", "resolved"], Err(Ignored::OutOfPlace));
+    check(&["resolved"], Err(Ignored::UnknownTask));
+    check(&["created external", "failed 0 rejected"], Ok(Phase::Failed(Cause::Rejected)));
+    check(&["created external", "skipped"], Ok(Phase::Skipped));
 }
 
 #[test]
@@ -236,7 +262,8 @@ proptest! {
                 prop_assert!(!before.phase.is_terminal() || before.phase == next.phase);
                 prop_assert!(before.ended <= next.ended, "attempts went down");
                 prop_assert!(before.tries <= next.tries && before.losses <= next.losses);
-                prop_assert_eq!(before.external, next.external);
+                let resolved = matches!(event, Kind::Resolved(_));
+                prop_assert!(before.external == next.external || resolved && !next.external);
                 prop_assert!(before.stub || !next.stub);
             }
             prop_assert!(u32::from(next.tries) + u32::from(next.losses) <= next.ended);

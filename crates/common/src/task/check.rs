@@ -61,6 +61,9 @@ impl Check {
         if !spec.notify.is_empty() {
             self.subject("notify", &spec.notify);
         }
+        if let Some(tick) = &spec.schedule {
+            self.name("schedule.name", &tick.name, QueueName::parse);
+        }
     }
 
     fn subject(&mut self, field: &str, subject: &str) {
@@ -148,7 +151,11 @@ impl Check {
                 self.wrong(field, "must be 0 to 366 days");
             }
         }
-        for (field, time) in [("run_at", spec.run_at), ("deadline", spec.deadline)] {
+        for (field, time) in [
+            ("run_at", spec.run_at),
+            ("deadline", spec.deadline),
+            ("schedule.tick", spec.schedule.as_ref().and_then(|of| of.tick)),
+        ] {
             let fits = |t: Timestamp| (Timestamp::default()..=Timestamp::MAX).contains(&t);
             if time.is_some_and(|t| !fits(t.into())) {
                 self.wrong(field, "must be between the years 1970 and 9999");

@@ -86,7 +86,7 @@ pub(crate) struct TaskArgs {
     secrets: Vec<(String, String)>,
     /// A file for the command's standard input; `-` is this one's
     #[arg(long, value_name = "FILE")]
-    pub(super) stdin: Option<PathBuf>,
+    pub(crate) stdin: Option<PathBuf>,
     /// The command's working directory, on the worker
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
@@ -132,7 +132,7 @@ impl TaskArgs {
 }
 
 /// The task that the flags describe; what is wrong with it is said by the door that checks it.
-pub(super) fn build(
+pub(crate) fn build(
     args: &TaskArgs,
     command: &[String],
     stdin: Option<String>,

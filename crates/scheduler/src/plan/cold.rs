@@ -63,6 +63,7 @@ impl Planner {
         }
         if let Some(Found::Open(ticket, _)) = self.find(key) {
             self.drop_preloaded(ticket);
+            self.schedules.ended(key);
         }
         self.known.insert(key, carried.as_of);
         if carried.state.phase.is_terminal() {
@@ -99,6 +100,7 @@ impl Planner {
             kind,
         };
         let ticket = self.adopt(entry, &carried.worker);
+        self.run_carried(key, carried);
         let carriage = Carriage { created: carried.place, anchor: carried.as_of + 1 };
         self.carried.insert(ticket.slot, carriage);
         let Some(spec) = &carried.spec else { return };
@@ -122,6 +124,7 @@ impl Planner {
             }
         }
         self.graph.wait(ticket, edges);
+        self.by_hand(ticket, spec);
         let timeouts = spec.timeouts();
         if let Some(total) = timeouts.total {
             self.alarm(carried.created_at.after(total), ticket, Alarm::Total);
@@ -169,6 +172,8 @@ impl Planner {
 
     /// Everything that was carried is there: what does not wait is ready.
     pub fn preloaded(&mut self) {
+        self.documents_known();
+        self.learn_schedules();
         let tickets = self.entries.iter().map(|(ticket, _)| ticket).collect::<Vec<_>>();
         for ticket in tickets {
             for edge in self.graph.waits(ticket.slot).to_vec() {

@@ -41,6 +41,7 @@ impl Planner {
         self.leading_since = Some(now_ms);
         self.clock = self.clock.max(now);
         self.was_deaf(now_ms);
+        self.schedules.lead(self.clock);
         self.decisions.clear();
         let timed = self.rare.iter().filter_map(|(slot, rare)| Some((*slot, rare.queue_timeout?)));
         let mut timed = timed.collect::<Vec<_>>();
@@ -62,6 +63,7 @@ impl Planner {
     /// Stops deciding. What is out stays out.
     pub fn follow(&mut self) {
         self.leading_since = None;
+        self.schedules.follow();
         self.decisions.clear();
     }
 
@@ -132,9 +134,10 @@ impl Planner {
         }
     }
 
-    /// When the next delay or timeout ends.
+    /// When the next delay or timeout ends, or the next tick of a schedule comes.
     pub fn next_alarm(&self) -> Option<Timestamp> {
-        self.timers.peek().map(|Reverse((at, ..))| *at)
+        let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
+        timer.into_iter().chain(self.schedules.next_alarm()).min()
     }
 
     fn ring(&mut self, ticket: Ticket, alarm: Alarm) {
@@ -245,7 +248,10 @@ impl Planner {
             return;
         }
         self.place(ticket, Place::Waiting);
-        if entry.deciding.is_some() || entry.state.cancel_requested {
+        if entry.deciding.is_some()
+            || entry.state.cancel_requested
+            || self.type_holds(ticket, &entry)
+        {
             return;
         }
         self.entries.update(ticket, |entry| entry.place = Place::Ready);

@@ -1,22 +1,15 @@
 //! **Pure.** What each event of the log does to the backlog.
 
 use common::{
-    event::{Event, Kind, TaskEvent},
+    event::{Event, Kind, Policy, TaskEvent},
     id::{QueueName, TaskKey},
     lifecycle::{self, Phase, State},
     task::{DEFAULT_QUEUE, TaskSpec},
     time::Timestamp,
 };
 
-use super::{
-    Alarm, Decision, Durations, Entry, Found, Holder, Place, Planner, Rare, Ticket, Tombstone,
-};
+use super::{Alarm, Decision, Entry, Found, Holder, Place, Planner, Rare, Ticket, Tombstone};
 use crate::graph::{self, Edge, Verdict};
-
-/// Durations of one task type that are remembered.
-const DURATIONS_MAX: usize = 64;
-/// Task types whose durations are told apart; the rest share the last place.
-const KINDS_MAX: usize = 4_096;
 
 /// What the shell may want to know of a folded event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +37,11 @@ impl Planner {
         match event {
             Event::Policy(event) => {
                 self.policy(sequence, &event.policy);
-                Folded { policy: true, ..Folded::default() }
+                let pauses = matches!(
+                    event.policy,
+                    Policy::Paused { .. } | Policy::Resumed { .. } | Policy::Trimmed(_)
+                );
+                Folded { policy: pauses, ..Folded::default() }
             }
             Event::Task(event) => self.task((sequence, index), event, now_ms),
         }
@@ -52,6 +49,10 @@ impl Planner {
 
     fn task(&mut self, at: (u64, u32), event: &TaskEvent, now_ms: u64) -> Folded {
         let key = TaskKey::new(&event.tenant, &event.id);
+        if let Kind::Created(spec) = &event.kind {
+            // Its tick is decided, whatever becomes of the task.
+            self.schedules.created(spec, at.0);
+        }
         let known = match self.find(key) {
             _ if self.is_known(key, at.0) => return Folded::default(),
             Some(Found::Over(_)) => {
@@ -72,7 +73,8 @@ impl Planner {
         match (known, &event.kind) {
             (None, Kind::Created(spec)) => self.created(key, at, state, spec),
             (None, _) => self.stub(key, at, state),
-            (Some((ticket, entry)), Kind::Created(_)) => {
+            (Some((ticket, entry)), Kind::Created(spec)) => {
+                self.run_opened(key, spec);
                 self.set_state(ticket, state);
                 self.described(ticket, &entry, at);
                 Folded::default()
@@ -83,6 +85,7 @@ impl Planner {
 
     fn created(&mut self, key: TaskKey, at: (u64, u32), state: State, spec: &TaskSpec) -> Folded {
         self.marks.created();
+        self.run_opened(key, spec);
         let now = self.log_clock;
         let queue = self.queue_id(&spec.queue());
         let kind = self.kind_id(&spec.as_pb().task_type);
@@ -100,25 +103,32 @@ impl Planner {
             kind,
         });
         if state.external {
-            return Folded::default();
+            return self.ask_type(ticket, spec);
         }
         self.queue_mut(queue).waiting += 1;
+        self.begin(ticket, spec, at.0, now);
+        Folded { created: Some(ticket), ..Folded::default() }
+    }
+
+    /// Begins to wait for what a task to be dispatched waits for.
+    pub(super) fn begin(&mut self, ticket: Ticket, spec: &TaskSpec, at: u64, created: Timestamp) {
+        let Some(Entry { key, .. }) = self.entry(ticket) else { return };
+        self.by_hand(ticket, spec);
         let timeouts = spec.timeouts();
         if let Some(total) = timeouts.total {
-            self.alarm(now.after(total), ticket, Alarm::Total);
+            self.alarm(created.after(total), ticket, Alarm::Total);
         }
         if timeouts.queue.is_some() {
             self.rare
                 .insert(ticket.slot, Rare { queue_timeout: timeouts.queue, ..Rare::default() });
         }
-        self.link(ticket, key, at.0, spec);
+        self.link(ticket, key, at, spec);
         if let Some(wait) = timeouts.dependency
             && self.graph.waits(ticket.slot).iter().any(|edge| self.find(edge.dependency).is_none())
         {
-            self.alarm(now.after(wait), ticket, Alarm::Dependency);
+            self.alarm(created.after(wait), ticket, Alarm::Dependency);
         }
         self.settle(ticket);
-        Folded { created: Some(ticket), ..Folded::default() }
     }
 
     /// Puts the edges of a new task into the graph, and decides those that are settled already.
@@ -227,6 +237,7 @@ impl Planner {
             }
             Kind::CancelRequested(_) => self.cancel_requested(ticket),
             Kind::Carried(body) => self.carried(ticket, at, body),
+            Kind::Resolved(body) => return self.resolved(ticket, &before, at, body),
             Kind::Created(_)
             | Kind::Progress(_)
             | Kind::Snapshot(_)
@@ -289,6 +300,7 @@ impl Planner {
         let waits = entry.deciding.is_some()
             || entry.state.cancel_requested
             || entry.place != Place::Waiting
+            || self.type_holds(ticket, &entry)
             || !matches!(entry.state.phase, Phase::Pending)
             || !self.graph.waits(ticket.slot).is_empty();
         if waits {
@@ -315,10 +327,12 @@ impl Planner {
         self.graph.forget(ticket);
         self.holders.remove(&ticket.slot);
         self.rare.remove(&ticket.slot);
+        self.types.forget(ticket.slot);
         let Entry { key, sequence, index, .. } = entry;
         let phase = entry.state.phase;
         let created = self.carried.remove(&ticket.slot).map_or((sequence, index), |c| c.created);
         self.marks.ended();
+        self.schedules.ended(key);
         self.over.insert(key, Tombstone { sequence, index, created, ended, used: ended, phase });
         self.touch(key);
         self.entries.remove(ticket);
@@ -328,55 +342,6 @@ impl Planner {
             if left == 0 {
                 self.settle(dependent);
             }
-        }
-    }
-
-    pub(super) fn kind_id(&mut self, word: &str) -> u16 {
-        if let Some(id) = self.kinds.get(word) {
-            return *id;
-        }
-        if self.durations.len() >= KINDS_MAX {
-            return KINDS_MAX as u16 - 1;
-        }
-        let id = self.durations.len() as u16;
-        self.kinds.insert(word.into(), id);
-        self.durations.push(Durations::default());
-        id
-    }
-
-    /// Learns how long attempts take, and how long they are under way before.
-    fn learn(
-        &mut self,
-        before: Entry,
-        duration: Option<common::wire::time::Duration>,
-        now_ms: u64,
-    ) {
-        let Some(duration) = duration.and_then(common::wire::time::Duration::to_std) else {
-            return;
-        };
-        if let Place::Released(at) = before.place {
-            let out = now_ms.saturating_sub(at) as f64 / 1_000.0;
-            let queue = self.queue_mut(before.queue);
-            queue.pace.ended(now_ms, out - duration.as_secs_f64());
-        }
-        if let Some(durations) = self.durations.get_mut(usize::from(before.kind)) {
-            durations.add(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX));
-        }
-    }
-}
-
-impl Durations {
-    fn add(&mut self, micros: u32) {
-        if self.recent.len() == DURATIONS_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(micros);
-        self.since += 1;
-        if self.since >= 16 && self.recent.len() >= DURATIONS_MAX / 2 {
-            self.since = 0;
-            let mut sorted = self.recent.iter().copied().collect::<Vec<_>>();
-            sorted.sort_unstable();
-            self.p95_us = sorted.get(sorted.len() * 95 / 100).copied();
         }
     }
 }

@@ -10,8 +10,12 @@ impl Planner {
             Policy::Paused { queue, reason } => (queue, Some(reason.clone())),
             Policy::Resumed { queue } => (queue, None),
             Policy::Trimmed(trimmed) => return self.trimmed(at, trimmed),
+            Policy::ScheduleAdvanced(advanced) => return self.schedules.advanced(advanced, at),
             Policy::Document(document) => {
-                self.policies.fold(at, document);
+                if self.policies.fold(at, document) {
+                    self.document_changed(&document.body, document.version, document.name.as_str());
+                    self.schedule_changed(document);
+                }
                 return;
             }
         };

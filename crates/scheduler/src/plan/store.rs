@@ -19,13 +19,15 @@ use self::stored::{
     StoredAlarm, StoredCarriage, StoredCarriedOver, StoredDocument, StoredEdge, StoredEnd,
     StoredKey, StoredQueue, StoredTask,
 };
+pub(super) use self::stored::{StoredClaim, StoredResolving, StoredTypes};
+pub(super) use self::stored::{StoredRun, StoredSchedule};
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
 use crate::graph::Edge;
 
 /// Tasks that become bytes together.
 const PIECE: usize = 1_024;
 
-const DECISIONS: [Decision; 9] = [
+const DECISIONS: [Decision; 10] = [
     Decision::Lost,
     Decision::AfterLoss,
     Decision::DependencyFailed,
@@ -35,6 +37,7 @@ const DECISIONS: [Decision; 9] = [
     Decision::TotalTimeout,
     Decision::DependencyMissing,
     Decision::Cancel,
+    Decision::Resolve,
 ];
 const ALARMS: [Alarm; 5] =
     [Alarm::Due, Alarm::Queue, Alarm::Total, Alarm::Dependency, Alarm::Cancel];
@@ -62,11 +65,11 @@ fn numbered<T: Copy>(all: &[T], number: u32) -> Option<T> {
     all.get(number as usize).copied()
 }
 
-fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
+pub(super) fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
     TaskKey(u128::from(high) << 64 | u128::from(low))
 }
 
-fn stored_key(key: TaskKey) -> StoredKey {
+pub(super) fn stored_key(key: TaskKey) -> StoredKey {
     StoredKey { high: (key.0 >> 64) as u64, low: key.0 as u64 }
 }
 
@@ -152,6 +155,7 @@ impl Planner {
                 .iter()
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
+            types: Some(self.store_types()),
             documents: self
                 .policies
                 .all()
@@ -161,6 +165,7 @@ impl Planner {
                     anchor,
                 })
                 .collect(),
+            schedules: self.store_schedules(),
             ..Stored::default()
         }
     }
@@ -237,6 +242,7 @@ impl Planner {
         for StoredDocument { document, sequence, anchor } in stored.documents {
             planner.policies.restore(document.try_into().ok()?, sequence, anchor);
         }
+        planner.restore_schedules(stored.schedules)?;
         for end in stored.over {
             planner.over.insert(key(end.key), restore_end(&end)?);
         }
@@ -248,6 +254,8 @@ impl Planner {
             .iter()
             .map(|task| planner.restore_task(task))
             .collect::<Option<Vec<_>>>()?;
+        planner.documents_known();
+        planner.restore_types(stored.types.unwrap_or_default());
         for alarm in stored.alarms {
             if let Some((ticket, _)) = planner.entries.find(key(alarm.key)) {
                 let at = Timestamp::from_micros(alarm.at);

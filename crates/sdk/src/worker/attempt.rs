@@ -264,7 +264,8 @@ pub fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::Outcome>
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
         | Kind::Expedited(_)
-        | Kind::Carried(_) => None,
+        | Kind::Carried(_)
+        | Kind::Resolved(_) => None,
     }
 }
 
