@@ -210,7 +210,7 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)
 }
 
 /// What TLS says. An error within an `io::Error` is not among its sources.
-fn tls_fault(error: &(dyn Error + 'static)) -> Option<&rustls::Error> {
+fn tls_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     error.downcast_ref::<rustls::Error>().or_else(|| {
         let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
         tls_fault(inner)
