@@ -13,6 +13,7 @@ mod cold;
 mod decide;
 mod entries;
 mod fold;
+mod policy;
 mod store;
 mod watch;
 
@@ -25,6 +26,7 @@ use std::{
 use common::{
     id::{QueueName, TaskKey},
     lifecycle::{Phase, State},
+    policy::Policies,
     time::Timestamp,
 };
 
@@ -180,6 +182,8 @@ pub struct Planner {
     known: HashMap<TaskKey, u64>,
     /// The same of the pauses.
     pauses_known: u64,
+    /// Limits, schedules and task types.
+    policies: Policies,
     /// The first message that the log counts.
     floor: u64,
     /// How the log grew.
@@ -252,6 +256,11 @@ impl Planner {
             .map(|(name, queue)| (name.clone(), queue.paused.is_some() || self.paused.is_some()))
             .collect();
         (queues, self.paused.as_deref())
+    }
+
+    /// Limits, schedules and task types.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// What the task waits for in the graph.

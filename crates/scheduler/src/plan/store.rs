@@ -16,8 +16,8 @@ use prost::Message as _;
 
 pub use self::stored::Stored;
 use self::stored::{
-    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredEdge, StoredEnd, StoredKey, StoredQueue,
-    StoredTask,
+    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredDocument, StoredEdge, StoredEnd,
+    StoredKey, StoredQueue, StoredTask,
 };
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
 use crate::graph::Edge;
@@ -152,6 +152,15 @@ impl Planner {
                 .iter()
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
+            documents: self
+                .policies
+                .all()
+                .map(|(known, anchor)| StoredDocument {
+                    document: (&known.document).into(),
+                    sequence: known.sequence,
+                    anchor,
+                })
+                .collect(),
             ..Stored::default()
         }
     }
@@ -224,6 +233,9 @@ impl Planner {
         }
         for kind in &stored.kinds {
             planner.kind_id(kind);
+        }
+        for StoredDocument { document, sequence, anchor } in stored.documents {
+            planner.policies.restore(document.try_into().ok()?, sequence, anchor);
         }
         for end in stored.over {
             planner.over.insert(key(end.key), restore_end(&end)?);
