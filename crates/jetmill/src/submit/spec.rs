@@ -99,7 +99,7 @@ pub(crate) struct TaskArgs {
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
     /// A secret of the worker as a variable or a header, such as TOKEN=env:TOKEN or
-    /// Authorization="Bearer file:token"
+    /// `Authorization="Bearer file:token"`
     #[arg(long = "secret", value_name = "NAME=REF", value_parser = parse_pair)]
     secrets: Vec<(String, String)>,
     /// A file for the command's standard input; `-` is this one's
@@ -108,7 +108,7 @@ pub(crate) struct TaskArgs {
     /// The command's working directory, on the worker
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// What the command may use, such as memory_mb=512,processes=64
+    /// What the command may use, such as `memory_mb=512,processes=64`
     #[arg(long, value_name = "LIMITS", value_parser = Limits::parse)]
     limits: Option<Limits>,
     /// The role whose policy the worker applies

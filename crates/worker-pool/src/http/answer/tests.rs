@@ -13,7 +13,7 @@ fn answer(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Answer 
     }
 }
 
-/// What a status means, as "ok", "permanent http_404" or "retry http_503 Some(5s)".
+/// What a status means, as `ok`, `permanent http_404` or `retry http_503 Some(5s)`.
 fn check(http: &pb::Http, answer: &Answer, expected: &str) {
     let now = Timestamp::parse("2026-11-21T08:00:00Z").expect("a time");
     let shown = match judge(http, answer, "GET http://a/", now) {
