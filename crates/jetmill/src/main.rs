@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     // The parent of every single command: it must start fast, so it comes before all else.
     match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
         Some("attend") => return worker_pool::attend::main(),
-        Some("limit") => return worker_pool::attend::limits::main(),
+        Some("become") => return worker_pool::attend::limits::main(),
         Some("lua-run") => return worker_pool::lua::main(),
         _ => {}
     }

@@ -171,7 +171,7 @@ fn command(order: &Order, name: &str, file: &Path) -> Command {
     } else {
         let limits = serde_json::to_string(&order.limits).unwrap_or_default();
         let mut command = Command::new(&order.executable);
-        command.args(["limit", &limits]).arg(file).arg(name);
+        command.args(["become", &limits]).arg(file).arg(name);
         command
     };
     command

@@ -1,4 +1,4 @@
-//! What a command may use, and `jetmill limit`, the step between an attendant and its command.
+//! What a command may use, and `jetmill become`, the step between an attendant and its command.
 //!
 //! A process takes its own limits along when it becomes another program: so the limits are set
 //! without unsafe code, and the attendant has none. What the operating system counts by process
@@ -145,7 +145,7 @@ fn lower(resource: Resource, soft: rlim_t, hard: rlim_t) -> nix::Result<()> {
     setrlimit(resource, soft.min(most), hard.min(most))
 }
 
-/// The whole process `jetmill limit <limits> <file> <name> <argument>…`: it becomes the command.
+/// The whole process `jetmill become <limits> <file> <name> <argument>…`: it becomes the command.
 #[must_use]
 pub fn main() -> ExitCode {
     let error = become_command(env::args().skip(2));

@@ -249,6 +249,27 @@ async fn what_is_for_one_server_does_not_follow_a_redirect_to_another() {
     assert_eq!(code(&client, missing).await, ("secret_not_found".into(), false));
 }
 
+#[test]
+fn a_redirect_never_gives_encryption_up() {
+    let cancelled = CancellationToken::new();
+    let asks = json!({ "url": "https://example.com/a", "secrets": { "X-Key": "env:TOKEN" } });
+    let (attempt, http) = attempt(&asks, cancelled);
+    let variables = [("JETMILL_SECRET_TOKEN".to_owned(), SECRET.to_owned())];
+    let environment = Environment::new(variables, &[], None);
+    let to = |target: &str| {
+        let (mut plan, _) =
+            Plan::new(attempt.execution(), &http, &environment, "").expect("a request");
+        let answer = axum::http::Response::builder().status(302).header("location", target);
+        let answer = Response::from(answer.body("").expect("an answer"));
+        let turned = plan.redirect(&answer);
+        turned.map(|()| (plan.what(), plan.headers().contains_key("x-key")))
+    };
+    assert_eq!(to("/b"), Ok(("GET https://example.com/b".into(), true)));
+    assert_eq!(to("https://example.com:444/b").map(|(_, key)| key), Ok(false));
+    assert_eq!(to("https://a.example.com/b").map(|(_, key)| key), Ok(false));
+    assert!(to("http://example.com/b").expect_err("plain text").contains("https to http"));
+}
+
 #[tokio::test]
 async fn no_way_leads_to_an_address_that_is_not_allowed() {
     let server = Server::start().await;

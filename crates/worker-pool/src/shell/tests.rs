@@ -55,7 +55,7 @@ struct Bench {
     _folder: tempfile::TempDir,
 }
 
-/// Makes a program that stands for `jetmill attend`, `jetmill limit` and `jetmill lua-run`.
+/// Makes a program that stands for `jetmill attend`, `jetmill become` and `jetmill lua-run`.
 pub(crate) fn program(folder: &Path) -> PathBuf {
     let script = folder.join("jetmill");
     let exe = std::env::current_exe().expect("this program");
@@ -65,7 +65,7 @@ pub(crate) fn program(folder: &Path) -> PathBuf {
     let text = format!(
         "#!/bin/sh\ncase $1 in\n  attend) {MARK}=1 exec {exe} {attend};;\n  \
          lua-run) {lua}=1 exec {exe} {run};;\n  \
-         limit) shift; exec {exe} {limit} \"$@\";;\nesac\n"
+         become) shift; exec {exe} {limit} \"$@\";;\nesac\n"
     );
     fs::write(&script, text).expect("script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("executable");
