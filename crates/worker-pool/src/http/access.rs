@@ -123,8 +123,12 @@ impl Access {
         if listed || is_public(address) {
             return Ok(());
         }
+        let what = match address.to_string() {
+            address if address == name => address,
+            address => format!("{name} stands for {address}, which"),
+        };
         Err(Forbidden(format!(
-            "{name} is the address {address}, which is not public; worker_pool.http.allow_private can allow it"
+            "{what} is no public address; worker_pool.http.allow_private can allow it"
         )))
     }
 }
