@@ -105,7 +105,7 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
     let executors = Executors {
         bus: ctx.bus.clone(),
         roles: config.roles,
-        lua: Lua::new(config.executable.clone()),
+        lua: Lua::new(config.executable.clone(), ctx.clock.clone()),
         shell: Shell::new(config.executable, environment, config.limits),
         http,
     };

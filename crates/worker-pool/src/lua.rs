@@ -8,9 +8,9 @@
 mod json;
 mod script;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use common::{limits, pb};
+use common::{limits, pb, time::Clock};
 use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, OutputStream};
 
 use crate::{
@@ -34,12 +34,13 @@ const RINGS_BEFORE_MAX: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(crate) struct Lua {
     executable: PathBuf,
+    clock: Arc<dyn Clock>,
 }
 
 impl Lua {
     /// Scripts run in `<executable> lua-run`, attended by `<executable> attend`.
-    pub(crate) fn new(executable: PathBuf) -> Self {
-        Self { executable }
+    pub(crate) fn new(executable: PathBuf, clock: Arc<dyn Clock>) -> Self {
+        Self { executable, clock }
     }
 
     /// Runs the script of an attempt.
@@ -93,6 +94,7 @@ impl Lua {
                 .unwrap_or(limits::LUA_MEMORY_MB)
                 .min(limits::LUA_MEMORY_MB_MAX),
             rings_after: run.saturating_sub((run / 5).min(RINGS_BEFORE_MAX)),
+            sent_at: self.clock.now().micros(),
         };
         let bad = |e: serde_json::Error| AttemptError::permanent("bad_script", e.to_string());
         let stdin = serde_json::to_string(&script).map_err(bad)?;

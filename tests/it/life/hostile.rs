@@ -50,7 +50,12 @@ fn as_coder(spec: &Value) -> Value {
 }
 
 fn lua(source: &str) -> Value {
-    task("lua", &json!({ "source": source }), &json!({ "timeouts": { "run": "1s" } }))
+    task("lua", &json!({ "source": source }), &json!({}))
+}
+
+/// A script that ends at its timeout and not before.
+fn endless(source: &str) -> Value {
+    task("lua", &json!({ "source": source }), &json!({ "timeouts": { "run": "3s" } }))
 }
 
 fn http(url: &str) -> Value {
@@ -191,25 +196,17 @@ fn hogs() -> Vec<Row> {
 fn scripts() -> Vec<Row> {
     let timeout = (Cause::Timeout, "timeout");
     vec![
-        row(
-            "an endless loop in Lua",
-            task(
-                "lua",
-                &json!({ "source": "function main() while true do end end" }),
-                &json!({ "timeouts": { "run": "5s" } }),
-            ),
-            timeout,
-        ),
+        row("an endless loop in Lua", endless("function main() while true do end end"), timeout),
         row(
             "an endless match in Lua",
-            lua(
+            endless(
                 "function main() return string.find(string.rep('a', 60), string.rep('a-', 40) .. 'b') end",
             ),
             timeout,
         ),
         row(
             "a flood of output in Lua",
-            lua("function main() while true do print(string.rep('x', 9999)) end end"),
+            endless("function main() while true do print(string.rep('x', 9999)) end end"),
             timeout,
         ),
         row(

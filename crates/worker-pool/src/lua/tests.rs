@@ -34,6 +34,7 @@ fn script(source: &str, input: &Value) -> Script {
         input: Some(input.to_string()),
         memory_mb: 16,
         rings_after: Duration::from_secs(20),
+        sent_at: 0,
     }
 }
 
@@ -163,7 +164,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let folder = tempfile::tempdir().expect("folder");
-    let lua = Lua::new(program(folder.path()));
+    let lua = Lua::new(program(folder.path()), Arc::new(jetmill_sdk::SystemClock));
     Bench { lua, _folder: folder }
 }
 
