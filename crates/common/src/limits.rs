@@ -86,6 +86,26 @@ pub const RESULT_BYTES_MAX: usize = 256 * 1024;
 pub const OUTPUT_BYTES_MAX: usize = 1_000_000;
 /// Output that a shell result carries, in bytes for each of stdout and stderr: the end of it.
 pub const RESULT_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Longest URL of an HTTP request, in bytes.
+pub const HTTP_URL_BYTES_MAX: usize = 8 * 1024;
+/// Headers that a task gives to its HTTP request.
+pub const HTTP_HEADERS_MAX: usize = 64;
+/// Body of an HTTP answer that is read, in bytes; of more, the beginning counts.
+pub const HTTP_BODY_BYTES_MAX: usize = 10_000_000;
+/// Headers of an HTTP answer that its result carries, in bytes.
+pub const HTTP_RESULT_HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// Redirects that one HTTP request follows.
+pub const HTTP_REDIRECTS_MAX: usize = 3;
+/// How long an HTTP request waits for a connection.
+pub const HTTP_CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait that the other side of an attempt may ask for, as with Retry-After.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// Memory of a Lua script that asks for none, in MiB.
+pub const LUA_MEMORY_MB: u32 = 64;
+/// Memory of a Lua script, in MiB.
+pub const LUA_MEMORY_MB_MAX: u32 = 1_024;
+/// Longest time of one attempt of a Lua script.
+pub const LUA_RUN_MAX: Duration = Duration::from_secs(30);
 /// Largest piece of output in one message, in bytes.
 pub const LOG_CHUNK_BYTES_MAX: usize = 32 * 1024;
 /// Subjects over which `LOGS` spreads.

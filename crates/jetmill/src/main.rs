@@ -34,7 +34,7 @@ mod types;
 mod wait;
 mod worker;
 
-use std::{process::ExitCode, time::Duration};
+use std::{ffi::OsStr, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 
@@ -45,8 +45,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // The parent of every single command: it must start fast, so it comes before all else.
-    if std::env::args_os().nth(1).is_some_and(|word| word == "attend") {
-        return worker_pool::attend::main();
+    match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
+        Some("attend") => return worker_pool::attend::main(),
+        Some("become") => return worker_pool::attend::limits::main(),
+        Some("lua-run") => return worker_pool::lua::main(),
+        _ => {}
     }
     let cli = cli::Cli::parse();
     let json = cli.global.json;

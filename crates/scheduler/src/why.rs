@@ -121,7 +121,11 @@ fn waiting(
             Executor::Worker(worker) => {
                 format!("start the program that registers handler {}", worker.handler)
             }
-            Executor::Shell(_) | Executor::Nats(_) | Executor::External => {
+            Executor::Shell(_)
+            | Executor::Nats(_)
+            | Executor::Http(_)
+            | Executor::Lua(_)
+            | Executor::External => {
                 format!("start one: `jetmill serve worker-pool --queues {name}=4`")
             }
         };

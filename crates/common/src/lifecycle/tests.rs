@@ -217,13 +217,30 @@ fn a_loss_is_retried_until_the_budget_is_spent() {
 fn an_error_that_must_not_be_retried_ends_the_task_at_the_first_try() {
     let mut retry = TaskSpec::parse(pb::TaskSpec::default()).unwrap().retry();
     retry.non_retryable = vec!["exit_2".into()];
-    let error = |code, retryable| after(&retry, 0, AttemptEnd::Error { code, retryable }, 0.5);
+    let error = |code, retryable| {
+        after(&retry, 0, AttemptEnd::Error { code, retryable, retry_after: None }, 0.5)
+    };
     assert_eq!(error("exit_2", true), After::Fail(Cause::Rejected));
     assert_eq!(error("exit_1", false), After::Fail(Cause::Rejected));
     assert!(matches!(error("exit_1", true), After::Retry(_)));
     assert_eq!(after(&retry, 0, AttemptEnd::Success, 0.5), After::Complete);
     assert_eq!(after(&retry, 0, AttemptEnd::Cancelled, 0.5), After::Cancel);
     assert_eq!(after(&retry, 2, AttemptEnd::Timeout, 0.5), After::Fail(Cause::Timeout));
+}
+
+#[test]
+fn who_asks_to_be_left_alone_is_but_not_for_ever() {
+    let mut retry = TaskSpec::parse(pb::TaskSpec::default()).unwrap().retry();
+    (retry.backoff, retry.backoff_max) = (Duration::from_secs(2), Duration::from_secs(4));
+    retry.jitter = 0.0;
+    let wait = |seconds: u64| {
+        let retry_after = Some(Duration::from_secs(seconds));
+        let end = AttemptEnd::Error { code: "http_429", retryable: true, retry_after };
+        after(&retry, 0, end, 0.5)
+    };
+    assert_eq!(wait(1), After::Retry(Duration::from_secs(2)), "the policy's wait is longer");
+    assert_eq!(wait(60), After::Retry(Duration::from_secs(60)), "also above backoff_max");
+    assert_eq!(wait(u64::MAX), After::Retry(limits::RETRY_AFTER_MAX));
 }
 
 fn any_event() -> impl Strategy<Value = Kind> {
@@ -287,7 +304,7 @@ proptest! {
         random in 0.0..1.0_f64,
         timeout: bool,
     ) {
-        let error = AttemptEnd::Error { code: "broken", retryable: true };
+        let error = AttemptEnd::Error { code: "broken", retryable: true, retry_after: None };
         let end = if timeout { AttemptEnd::Timeout } else { error };
         let cause = if timeout { Cause::Timeout } else { Cause::Error };
         let mut tries = 0;

@@ -154,7 +154,11 @@ fn erred(
     left: AttemptResult,
     random: f64,
 ) -> Kind {
-    let end = AttemptEnd::Error { code: &error.code, retryable: error.retryable };
+    let end = AttemptEnd::Error {
+        code: &error.code,
+        retryable: error.retryable,
+        retry_after: error.retry_after,
+    };
     match lifecycle::after(retry, facts.tries, end, random) {
         After::Retry(delay) => retrying(facts, Cause::Error, error, &left, delay),
         After::Fail(cause) => failed(facts, cause, error, left),
