@@ -359,7 +359,10 @@ async fn a_plain_publication_of_a_type_is_a_submission() -> anyhow::Result<()> {
         ("maintenance", 7, "shell")
     );
     assert_eq!(crate::rig::value(task.result.as_ref())["stdout"], "hello you\n");
-    assert_eq!(rig.kinds(&id).await?, ["created", "resolved", "completed"]);
+    // On a slow machine even this takes long enough for a start of its own.
+    let mut kinds = rig.kinds(&id).await?;
+    kinds.retain(|kind| kind != "started");
+    assert_eq!(kinds, ["created", "resolved", "completed"]);
     let again =
         publish(json!({"task_id": "a", "task_type": "greeting", "input": {"name": "you"}})).await?;
     assert_eq!(again, id, "a repeat");

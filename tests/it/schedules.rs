@@ -1,6 +1,8 @@
 //! Schedules on the real thing: they fire, a scheduler that is killed loses and doubles nothing, and
 //! the command line shows and changes them.
 
+#![expect(clippy::indexing_slicing, reason = "what JSON does not have is null; the test says so")]
+
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, ensure};
@@ -115,46 +117,26 @@ async fn a_scheduler_that_is_killed_fires_nothing_twice_and_catches_up_as_it_sho
     Ok(())
 }
 
+const NIGHTLY: [&str; 7] =
+    ["schedule", "set", "nightly", "--cron", "0 2 * * *", "--time-zone", "Europe/Berlin"];
+const OFTEN: [&str; 8] = ["schedule", "set", "often", "--every", "1s", "--", "echo", "often"];
+
 #[tokio::test]
 async fn the_command_line_sets_shows_runs_and_holds_schedules() -> anyhow::Result<()> {
     let rig = Rig::start().await?;
-    let view: &View = &rig;
-    let dry = view
-        .cli(&[
-            "schedule",
-            "set",
-            "nightly",
-            "--cron",
-            "0 2 * * *",
-            "--time-zone",
-            "Europe/Berlin",
-            "--dry-run",
-            "--",
-            "true",
-        ])
-        .await?;
-    ensure!(
-        dry.contains("created") && dry.contains("nothing was changed") && dry.contains("in "),
-        "{dry}"
-    );
-    ensure!(view.cli(&["schedule", "ls"]).await?.contains("there is no schedule"));
-    view.cli(&[
-        "schedule",
-        "set",
-        "nightly",
-        "--cron",
-        "0 2 * * *",
-        "--time-zone",
-        "Europe/Berlin",
-        "--jitter",
-        "5m",
-        "--",
-        "echo",
-        "night",
-    ])
-    .await?;
-    view.cli(&["schedule", "set", "often", "--every", "1s", "--", "echo", "often"]).await?;
+    sets_and_shows(&rig).await.context("what sets and shows")?;
+    runs_and_looks_ahead(&rig).await.context("what runs and looks ahead")?;
+    holds_and_removes(&rig).await.context("what holds and removes")?;
+    says_what_is_wrong(&rig).await.context("what is wrong")
+}
 
+async fn sets_and_shows(view: &View) -> anyhow::Result<()> {
+    let dry = view.cli(&[&NIGHTLY[..], &["--dry-run", "--", "true"]].concat()).await?;
+    let said = ["created", "nothing was changed", "(in "];
+    ensure!(said.iter().all(|text| dry.contains(text)), "{dry}");
+    ensure!(view.cli(&["schedule", "ls"]).await?.contains("there is no schedule"));
+    view.cli(&[&NIGHTLY[..], &["--jitter", "5m", "--", "echo", "night"]].concat()).await?;
+    view.cli(&OFTEN).await?;
     let first = eventually("a run of the one that comes often", SOON, async || {
         let shown = view.cli_json(&["schedule", "show", "often"]).await.ok()?;
         let last = Timestamp::parse(shown["last"].as_str()?)?;
@@ -163,10 +145,12 @@ async fn the_command_line_sets_shows_runs_and_holds_schedules() -> anyhow::Resul
     .await?;
     let task = view.completes(&first).await?;
     ensure!(task.created_by == "schedule:often", "{}", task.created_by);
-    let again =
-        view.cli(&["schedule", "set", "often", "--every", "1s", "--", "echo", "often"]).await?;
+    let again = view.cli(&OFTEN).await?;
     ensure!(again.contains("often unchanged"), "{again}");
+    Ok(())
+}
 
+async fn runs_and_looks_ahead(view: &View) -> anyhow::Result<()> {
     let ran = view.cli_json(&["schedule", "run", "nightly", "--key", "by hand"]).await?;
     let id = TaskId::parse(ran["task_id"].as_str().context("an id")?)?;
     let task = view.completes(&id).await?;
@@ -175,14 +159,16 @@ async fn the_command_line_sets_shows_runs_and_holds_schedules() -> anyhow::Resul
     let same = view.cli_json(&["schedule", "run", "nightly", "--key", "by hand"]).await?;
     ensure!(same["existing"] == true && same["task_id"] == ran["task_id"], "{same}");
 
-    let next = view
-        .cli_json(&["schedule", "next", "nightly", "-n", "2", "--after", "2027-03-27T12:00:00Z"])
-        .await?;
+    let after = ["-n", "2", "--after", "2027-03-27T12:00:00Z"];
+    let next = view.cli_json(&[&["schedule", "next", "nightly"], &after[..]].concat()).await?;
     let ticks = next["fires"].as_array().context("fires")?;
     let ticks = ticks.iter().filter_map(|fire| fire["tick"].as_str()).collect::<Vec<_>>();
     // In the night to the 28th the clock jumps from two to three.
     ensure!(ticks == ["2027-03-28T01:00:00.000000Z", "2027-03-29T00:00:00.000000Z"], "{next}");
+    Ok(())
+}
 
+async fn holds_and_removes(view: &View) -> anyhow::Result<()> {
     let held = view.cli(&["schedule", "pause", "*", "--reason", "fair"]).await?;
     ensure!(held.contains("nightly paused") && held.contains("often paused"), "{held}");
     let list = view.cli(&["schedule", "ls", "o*"]).await?;
@@ -191,32 +177,63 @@ async fn the_command_line_sets_shows_runs_and_holds_schedules() -> anyhow::Resul
     ensure!(resumed["changes"].as_array().is_some_and(|all| all.len() == 2), "{resumed}");
     let removed = view.cli(&["schedule", "rm", "nightly", "often"]).await?;
     ensure!(removed.lines().count() == 2, "{removed}");
+    Ok(())
+}
 
-    let bad = Jetmill::cli(
-        &view.url,
-        &[
-            "schedule",
-            "set",
-            "x",
-            "--cron",
-            "61 * * * *",
-            "--jitter",
-            "30h",
-            "--id",
-            "mine",
-            "--",
-            "true",
-        ],
-    )
-    .await?;
+async fn says_what_is_wrong(view: &View) -> anyhow::Result<()> {
+    let wrong = ["schedule", "set", "x", "--cron", "61 * * * *", "--jitter", "30h", "--id", "mine"];
+    let bad = Jetmill::cli(&view.url, &[&wrong[..], &["--", "true"]].concat()).await?;
     let named = ["schedule.cron", "schedule.jitter", "schedule.task.task_id"];
-    ensure!(
-        !bad.status.success() && named.iter().all(|n| bad.stderr.contains(n)),
-        "{}",
-        bad.stderr
-    );
+    let all = named.iter().all(|field| bad.stderr.contains(field));
+    ensure!(!bad.status.success() && all, "{}", bad.stderr);
     let missing = Jetmill::cli(&view.url, &["schedule", "run", "nightly"]).await?;
     ensure!(missing.stderr.contains("there is no schedule"), "{}", missing.stderr);
+    Ok(())
+}
+
+/// The runs of a schedule in the ledger, oldest first.
+async fn runs(view: &View, name: &str) -> Option<Vec<pb::Task>> {
+    let request = pb::ListRequest {
+        filter: format!("created_by = \"schedule:{name}\""),
+        page_size: 100,
+        ..pb::ListRequest::default()
+    };
+    let mut tasks = view.client.list(&request).await.ok()?.tasks;
+    tasks.sort_by(|a, b| a.task_id.cmp(&b.task_id));
+    Some(tasks)
+}
+
+#[tokio::test]
+async fn a_run_waits_for_the_one_before_or_replaces_it() -> anyhow::Result<()> {
+    let rig = Rig::start().await?;
+    let set = ["schedule", "set"];
+    let newest = ["replaces", "--every", "3s", "--overlap", "cancel-older", "--", "sleep", "60"];
+    rig.cli(&[&set[..], &newest].concat()).await?;
+    let waits = ["--every", "1s", "--overlap", "queue", "--runs-max", "2", "--script", "sleep 1.5"];
+    rig.cli(&[&set[..], &["waits"], &waits].concat()).await?;
+    let replaced = eventually("a run to replace another", 2 * SOON, async || {
+        let runs = runs(&rig, "replaces").await?;
+        let [first, second, ..] = &runs[..] else { return None };
+        let running = second.started_at.is_some();
+        (first.state() == pb::TaskState::Cancelled && running).then(|| runs[..2].to_vec())
+    });
+    let replaced = replaced.await?;
+    let micros =
+        |at: Option<common::wire::time::Timestamp>| Timestamp::from(at.unwrap_or_default());
+    ensure!(micros(replaced[1].started_at) >= micros(replaced[0].finished_at), "{replaced:?}");
+
+    let done = eventually("two runs, one after the other", 2 * SOON, async || {
+        let runs = runs(&rig, "waits").await?;
+        let done = runs.iter().filter(|run| run.state() == pb::TaskState::Completed);
+        let done = done.cloned().collect::<Vec<_>>();
+        (done.len() >= 3).then_some(done)
+    });
+    let done = done.await?;
+    for pair in done.windows(2) {
+        ensure!(micros(pair[1].started_at) >= micros(pair[0].finished_at), "at once: {pair:?}");
+    }
+    let waited = done.iter().any(|run| !run.depends_on.is_empty());
+    ensure!(waited, "none had to wait: {done:?}");
     Ok(())
 }
 

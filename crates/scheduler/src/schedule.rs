@@ -112,7 +112,7 @@ impl Schedules {
     /// It is no more. Its open runs go on.
     pub fn remove(&mut self, name: &str) {
         if let Some(known) = self.known.get_mut(name) {
-            known.schedule = None;
+            (known.schedule, known.decided, known.last, known.stated) = (None, None, None, 0);
         }
         self.wake(name);
         self.drop_if_nothing_is_left(name);
@@ -121,12 +121,17 @@ impl Schedules {
     /// The log has a submission, for the first time or again: its tick is decided.
     pub fn created(&mut self, spec: &TaskSpec, sequence: u64) {
         if let Some((name, Some(tick))) = tick_of(spec)
-            && let Some(known) = self.known.get_mut(name)
+            && let Some(known) = self.set_one(name)
         {
             known.decide(tick, sequence);
             known.last = known.last.max(Some(tick));
             self.wake(name);
         }
+    }
+
+    /// The schedule of this name, unless it was removed.
+    fn set_one(&mut self, name: &str) -> Option<&mut Known> {
+        self.known.get_mut(name).filter(|known| known.schedule.is_some())
     }
 
     /// A run is open.
@@ -149,7 +154,7 @@ impl Schedules {
 
     /// The log says that ticks have no run, or up to where all is decided.
     pub fn advanced(&mut self, advanced: &Advanced, sequence: u64) {
-        let Some(known) = self.known.get_mut(advanced.name.as_str()) else { return };
+        let Some(known) = self.set_one(&advanced.name) else { return };
         known.decide(advanced.through, sequence);
         known.last = known.last.max(advanced.last);
         self.wake(&advanced.name);

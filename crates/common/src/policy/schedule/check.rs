@@ -27,6 +27,11 @@ pub(super) fn violations(body: &pb::Schedule) -> Vec<Violation> {
     check.violations
 }
 
+/// A field of the task as a path.
+fn of_task(field: &str) -> String {
+    ["task", field].join(".")
+}
+
 #[derive(Default)]
 struct Check {
     violations: Vec<Violation>,
@@ -130,21 +135,27 @@ impl Check {
             return self.wrong("task", "is missing: say what is to be created at each tick");
         };
         for (field, given) in [
-            ("task.task_id", !task.task_id.is_empty()),
-            ("task.idempotency_key", !task.idempotency_key.is_empty()),
-            ("task.retry_of", !task.retry_of.is_empty()),
-            ("task.traceparent", !task.traceparent.is_empty()),
-            ("task.schedule", task.schedule.is_some()),
+            ("task_id", !task.task_id.is_empty()),
+            ("idempotency_key", !task.idempotency_key.is_empty()),
+            ("retry_of", !task.retry_of.is_empty()),
+            ("traceparent", !task.traceparent.is_empty()),
+            ("schedule", task.schedule.is_some()),
         ] {
             if given {
-                self.wrong(field, "must be empty: each run has its own");
+                self.wrong(&of_task(field), "must be empty: each run has its own");
             }
         }
         if task.run_at.is_some() {
-            self.wrong("task.run_at", "must be empty: the schedule says when; a delay may follow");
+            self.wrong(
+                &of_task("run_at"),
+                "must be empty: the schedule says when; a delay may follow",
+            );
         }
         if task.deadline.is_some() {
-            self.wrong("task.deadline", "would be the same for every run: give task.sla_hours");
+            self.wrong(
+                &of_task("deadline"),
+                "would be the same for every run: give task.sla_hours",
+            );
         }
         let own = [&task.task_id, &task.idempotency_key, &task.retry_of];
         let mut probe = task.clone();
@@ -159,7 +170,7 @@ impl Check {
         }
         (probe.run_at, probe.deadline) = (None, None);
         for violation in TaskSpec::parse(probe).err().into_iter().flatten() {
-            let field = format!("task.{}", violation.field);
+            let field = of_task(&violation.field);
             if !self.violations.iter().any(|known| known.field == field) {
                 self.violations.push(Violation { field, ..violation });
             }

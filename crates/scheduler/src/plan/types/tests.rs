@@ -1,5 +1,7 @@
 //! What types do to submissions: resolved as they were when the task came, held while disabled.
 
+#![expect(clippy::needless_pass_by_value, reason = "JSON that is written where it is used")]
+
 use common::{
     event::{Event, Kind, TaskEvent},
     id::{TaskId, TaskKey, Tenant},
@@ -112,10 +114,8 @@ impl World {
     }
 
     fn resolved(&self) -> &common::event::Resolved {
-        match self.last() {
-            Kind::Resolved(resolved) => resolved,
-            other => panic!("{other:?}"),
-        }
+        let Kind::Resolved(resolved) = self.last() else { panic!("{:?}", self.last()) };
+        resolved
     }
 
     /// Another process that begins with the snapshot.
@@ -127,12 +127,8 @@ impl World {
 }
 
 fn failed(kind: &Kind) -> (pb::Cause, String) {
-    match kind {
-        Kind::Failed(body) => {
-            (body.cause(), body.error.as_ref().map(|e| e.message.clone()).unwrap_or_default())
-        }
-        other => panic!("{other:?}"),
-    }
+    let Kind::Failed(body) = kind else { panic!("{kind:?}") };
+    (body.cause(), body.error.as_ref().map(|e| e.message.clone()).unwrap_or_default())
 }
 
 #[test]

@@ -134,11 +134,13 @@ fn what_runs_is_what_should_run(zone: Tz) {
         ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
         ("2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"),
     ];
+    // Each zone has other expressions; all of them together have each.
+    let shift = zone.name().len() as u64;
     let mut runs = 0;
     for (year, (from, to)) in (0..).zip(years) {
         let span = (minute(from), minute(to));
         let wall = Wall::of(zone, span);
-        for (n, cron) in (0..).zip(CRONS).filter(|(n, _)| n % 2 == year % 2) {
+        for (n, cron) in (0..).zip(CRONS).filter(|(n, _)| (n + year + shift).is_multiple_of(4)) {
             let ticks = wall.ticks(&Expression::read(cron));
             for (m, catch_up) in (0..).zip(&catch_ups) {
                 let overlap = overlaps[(n / 2 + m + year) as usize % 4];
