@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use common::{error::ApiError, pb, task::TaskSpec};
 
 pub(crate) use parse::{parse_duration, parse_json, parse_time};
-pub(crate) use spec::{TaskArgs, build as build_task};
+pub(crate) use spec::TaskArgs;
 
 use crate::{
     connect::{Session, read_text},
@@ -72,12 +72,17 @@ pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
     })
 }
 
-async fn one(session: &Session, args: &Args) -> anyhow::Result<Exit> {
+/// The task that the flags describe, with what they name files for.
+pub(crate) async fn described(args: &TaskArgs, command: &[String]) -> anyhow::Result<pb::TaskSpec> {
     let files = spec::Files {
-        stdin: text("--stdin", args.task.stdin.as_deref()).await?,
-        lua: text("--lua", args.task.lua.as_deref()).await?,
+        stdin: text("--stdin", args.stdin.as_deref()).await?,
+        lua: text("--lua", args.lua.as_deref()).await?,
     };
-    let mut spec = spec::build(&args.task, &args.command, files)?;
+    Ok(spec::build(args, command, files)?)
+}
+
+async fn one(session: &Session, args: &Args) -> anyhow::Result<Exit> {
+    let mut spec = described(&args.task, &args.command).await?;
     if spec.tenant.is_empty() {
         spec.tenant = session.tenant.to_string();
     }

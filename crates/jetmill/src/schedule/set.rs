@@ -12,7 +12,7 @@ use super::fires;
 use crate::{
     connect::{Session, read_text},
     exit::{Exit, bad_input},
-    submit::{TaskArgs, build_task, parse_duration, parse_time},
+    submit::{self, TaskArgs, parse_duration, parse_time},
 };
 
 /// What to set.
@@ -109,9 +109,11 @@ enum CatchUp {
 
 /// Sets.
 pub(super) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
-    let documents = match &args.file {
-        Some(path) => read(&read_text(path).await?)?,
-        None => vec![document(session, &args)?],
+    let documents = if let Some(path) = &args.file {
+        read(&read_text(path).await?)?
+    } else {
+        let task = submit::described(&args.task, &args.command).await?;
+        vec![document(session, &args, task)?]
     };
     let preview = documents.clone();
     let dry_run = args.dry_run;
@@ -150,7 +152,11 @@ fn read(bytes: &[u8]) -> Result<Vec<pb::Document>, ApiError> {
     Ok(documents)
 }
 
-fn document(session: &Session, args: &Args) -> Result<pb::Document, ApiError> {
+fn document(
+    session: &Session,
+    args: &Args,
+    mut task: pb::TaskSpec,
+) -> Result<pb::Document, ApiError> {
     let when = match (&args.cron, args.every, args.at) {
         (Some(cron), ..) => schedule::When::Cron(cron.clone()),
         (_, Some(every), _) => schedule::When::Every(every.into()),
@@ -159,7 +165,6 @@ fn document(session: &Session, args: &Args) -> Result<pb::Document, ApiError> {
             return Err(bad_input("it has no time").hint("give --cron, --every or --at"));
         }
     };
-    let mut task = build_task(&args.task, &args.command, None)?;
     if task.tenant.is_empty() {
         task.tenant = session.tenant.to_string();
     }

@@ -163,7 +163,7 @@ pub(super) struct Files {
 }
 
 /// The task that the flags describe; what is wrong with it is said by the door that checks it.
-pub(crate) fn build(
+pub(super) fn build(
     args: &TaskArgs,
     command: &[String],
     files: Files,
