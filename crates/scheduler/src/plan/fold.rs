@@ -300,10 +300,9 @@ impl Planner {
         let waits = entry.deciding.is_some()
             || entry.state.cancel_requested
             || entry.place != Place::Waiting
-            || self.type_holds(ticket, &entry)
             || !matches!(entry.state.phase, Phase::Pending)
             || !self.graph.waits(ticket.slot).is_empty();
-        if waits {
+        if waits || self.type_holds(ticket, &entry) {
             return;
         }
         if entry.due > self.clock {
