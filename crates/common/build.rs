@@ -6,7 +6,7 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = ["task", "event", "execution", "admin"];
+const FILES: [&str; 5] = ["task", "limit", "event", "execution", "admin"];
 const OWN_SERDE: [&str; 3] =
     [".jetmill.v1.Json", ".jetmill.v1.Dependency", ".jetmill.v1.SubmitRequest"];
 const TIMES: [(&str, &str); 2] = [

@@ -18,6 +18,7 @@ pub mod filter;
 pub mod id;
 pub mod lifecycle;
 pub mod limits;
+pub mod policy;
 pub mod subject;
 pub mod task;
 pub mod time;

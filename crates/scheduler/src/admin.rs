@@ -19,7 +19,7 @@ use common::{
 use runtime::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{lease::Lease, orders::Change, payload, plan::Tombstone};
+use crate::{lease::Lease, orders::Change, payload, plan::Tombstone, why::Names};
 
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
@@ -40,20 +40,26 @@ pub(crate) enum Command {
         actor: String,
         reply: oneshot::Sender<Result<pb::PauseResponse, ApiError>>,
     },
-    /// Where the task's submission lies in the log.
+    /// Where the task's submission lies in the log, and those of tasks that hold it by a limit.
     Place {
         key: TaskKey,
-        reply: oneshot::Sender<Option<(u64, u32)>>,
+        reply: oneshot::Sender<Option<Places>>,
     },
     Why {
         key: TaskKey,
         spec: Box<TaskSpec>,
+        names: Names,
         reply: oneshot::Sender<Option<pb::WhyResponse>>,
     },
     Queues {
         reply: oneshot::Sender<pb::QueuesResponse>,
     },
 }
+
+/// A place in the log: the message, and which item of it.
+pub(crate) type At = (u64, u32);
+/// Where a task lies, and where its holders do.
+pub(crate) type Places = (At, Vec<At>);
 
 /// What became of one task.
 pub(crate) enum Changed {
@@ -286,7 +292,7 @@ impl Door {
         let key = TaskKey::new(&tenant, &id);
         self.catch_up().await?;
         let place = self.ask(|reply| Command::Place { key, reply }).await?;
-        let (sequence, index) = place.ok_or_else(|| ApiError::no_task(id.as_str()))?;
+        let ((sequence, index), holders) = place.ok_or_else(|| ApiError::no_task(id.as_str()))?;
         let spec = if let Ok(spec) = payload::spec_at(&self.ctx.bus, sequence, index).await {
             spec
         } else {
@@ -295,7 +301,14 @@ impl Door {
             TaskSpec::parse(stub).map_err(ApiError::invalid)?
         };
         let spec = Box::new(spec.with_id(&id));
-        let answer = self.ask(|reply| Command::Why { key, spec, reply }).await?;
+        let mut names = Names::new();
+        for (sequence, index) in holders {
+            // One that is over meanwhile is not named.
+            if let Ok(id) = payload::id_at(&self.ctx.bus, sequence, index).await {
+                names.insert((sequence, index), id.to_string());
+            }
+        }
+        let answer = self.ask(|reply| Command::Why { key, spec, names, reply }).await?;
         answer.ok_or_else(|| ApiError::no_task(id.as_str()))
     }
 

@@ -83,6 +83,8 @@ pub(crate) struct Lead {
     releases_at: u64,
     /// Whether a snapshot says which log this is.
     is_known: bool,
+    /// Whether keys of more tasks are to be read at once.
+    more_keys: bool,
 }
 
 /// What became of the messages of one release, and whose they were.
@@ -122,6 +124,7 @@ pub(crate) async fn run(
         released: 0,
         releases_at: 0,
         is_known,
+        more_keys: false,
         config,
         ctx,
     };
@@ -182,6 +185,9 @@ impl Lead {
     fn until_next_alarm(&self) -> Duration {
         if !self.office.leads() {
             return TICK;
+        }
+        if self.more_keys {
+            return Duration::ZERO;
         }
         let now = self.ctx.clock.now();
         self.planner.next_alarm().map_or(TICK, |at| at.since(now).min(TICK))
@@ -307,6 +313,7 @@ impl Lead {
             return;
         }
         self.decide().await;
+        self.read_keys().await;
         self.release().await;
         self.move_fence().await;
         self.find_out().await;

@@ -123,6 +123,15 @@ fn payload(message: &Message, index: u32) -> anyhow::Result<Payload> {
     }
 }
 
+/// The id of the task whose submission lies there.
+pub(crate) async fn id_at(bus: &Bus, sequence: u64, index: u32) -> anyhow::Result<TaskId> {
+    let message = fetch(bus, bus::streams::identity(bus).await?, sequence).await?;
+    match message.items.get(index as usize) {
+        Some(Ok(Event::Task(event))) => Ok(event.id.clone()),
+        _ => anyhow::bail!("item {index} of message {sequence} is about no task"),
+    }
+}
+
 /// A submission, for doors that need one now and then.
 pub(crate) async fn spec_at(bus: &Bus, sequence: u64, index: u32) -> anyhow::Result<TaskSpec> {
     let message = fetch(bus, bus::streams::identity(bus).await?, sequence).await?;

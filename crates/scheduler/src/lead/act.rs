@@ -21,6 +21,8 @@ const FENCE_MOVES_AFTER: usize = 2_000;
 const REFUSED_PAUSE_MS: u64 = 50;
 /// Releases that are under way at once.
 const FLIGHTS_MAX: usize = 4;
+/// Tasks whose keys are read together.
+const KEYS_MAX: usize = 256;
 /// Decisions that are published together.
 const DECIDE_MAX: usize = 256;
 /// An attempt that is out for this long and was not heard of is looked for.
@@ -123,6 +125,28 @@ impl Lead {
         if let Err(error) = self.ctx.bus.client().publish(subject, body.into()).await {
             // The client's query is the fallback.
             tracing::debug!(%error, "failed to notify a waiting client");
+        }
+    }
+
+    /// Reads the keys of tasks that were there before their limits.
+    pub(super) async fn read_keys(&mut self) {
+        let unkeyed = self.planner.unkeyed(KEYS_MAX);
+        self.more_keys = unkeyed.len() == KEYS_MAX;
+        let mut rest = unkeyed.into_iter();
+        while let Some(ticket) = rest.next() {
+            let Some(entry) = self.planner.entry(ticket) else { continue };
+            match self.payloads.get(ticket, entry.sequence, entry.index).await {
+                Ok(payload) => self.planner.keyed(ticket, &payload.spec),
+                Err(error) => {
+                    // The log or the network is in trouble: the next tick tries again.
+                    tracing::warn!(error = format!("{error:#}"), "failed to read a limit's key");
+                    self.more_keys = false;
+                    for ticket in rest.by_ref().chain([ticket]) {
+                        self.planner.not_keyed(ticket);
+                    }
+                    return;
+                }
+            }
         }
     }
 

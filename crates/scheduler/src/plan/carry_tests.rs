@@ -236,7 +236,8 @@ fn settle(world: &mut World, log: &mut Vec<Event>) {
             | Decision::Cycle
             | Decision::Expired
             | Decision::TotalTimeout
-            | Decision::DependencyMissing => Kind::Failed(Box::new(pb::Failed {
+            | Decision::DependencyMissing
+            | Decision::Refused(_) => Kind::Failed(Box::new(pb::Failed {
                 cause: pb::Cause::Dependency.into(),
                 ..pb::Failed::default()
             })),

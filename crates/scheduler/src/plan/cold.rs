@@ -81,9 +81,11 @@ impl Planner {
             queue: self.queue_id(&queue),
             kind,
         };
-        let ticket = self.adopt(entry, &carried.worker);
+        let keys = carried.spec.as_ref().and_then(|spec| self.keys_of(entry.queue, spec));
+        let ticket = self.adopt(entry, (&carried.worker, keys.as_deref()));
         let carriage = Carriage { created: carried.place, anchor: carried.as_of + 1 };
         self.carried.insert(ticket.slot, carriage);
+        self.arrived(ticket, carried.created_at, false);
         let Some(spec) = &carried.spec else { return };
         if !carried.state.external {
             self.preload_waits(ticket, carried, spec);
@@ -124,13 +126,18 @@ impl Planner {
     }
 
     /// Puts a task back that was stored or carried; settle it when all are there.
-    pub(super) fn adopt(&mut self, entry: Entry, holder: &str) -> Ticket {
+    pub(super) fn adopt(
+        &mut self,
+        entry: Entry,
+        (holder, keys): (&str, Option<&[Box<str>]>),
+    ) -> Ticket {
         let external = entry.state.external;
         let running = entry.state.phase == Phase::Running && !external;
         let place = if external { Place::External } else { Place::Waiting };
         let ticket = self.entries.insert(&Entry { place, ..entry });
         if !external {
             self.queue_mut(entry.queue).waiting += 1;
+            self.enter_flow(ticket, keys);
         }
         if running {
             self.place(ticket, Place::Released(0));
@@ -152,6 +159,7 @@ impl Planner {
 
     /// Everything that was carried is there: what does not wait is ready.
     pub fn preloaded(&mut self) {
+        self.restoring(true);
         let tickets = self.entries.iter().map(|(ticket, _)| ticket).collect::<Vec<_>>();
         for ticket in tickets {
             for edge in self.graph.waits(ticket.slot).to_vec() {
@@ -167,6 +175,7 @@ impl Planner {
                 self.verdict(ticket);
             }
         }
+        self.restoring(false);
     }
 
     /// Whether the carried state of the task contains this message.

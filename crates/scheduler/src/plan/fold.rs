@@ -8,15 +8,8 @@ use common::{
     time::Timestamp,
 };
 
-use super::{
-    Alarm, Decision, Durations, Entry, Found, Holder, Place, Planner, Rare, Ticket, Tombstone,
-};
+use super::{Alarm, Decision, Entry, Found, Holder, Place, Planner, Rare, Ticket, Tombstone};
 use crate::graph::{self, Edge, Verdict};
-
-/// Durations of one task type that are remembered.
-const DURATIONS_MAX: usize = 64;
-/// Task types whose durations are told apart; the rest share the last place.
-const KINDS_MAX: usize = 4_096;
 
 /// What the shell may want to know of a folded event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,6 +114,10 @@ impl Planner {
             return Folded::default();
         }
         self.queue_mut(queue).waiting += 1;
+        if let Some(keys) = self.keys_of(queue, spec) {
+            self.enter_flow(ticket, Some(&keys));
+            self.arrived(ticket, now, true);
+        }
         let timeouts = spec.timeouts();
         if let Some(total) = timeouts.total {
             self.alarm(now.after(total), ticket, Alarm::Total);
@@ -205,12 +202,16 @@ impl Planner {
         now_ms: u64,
     ) -> Folded {
         self.set_state(ticket, state);
+        let was_out = matches!(before.place, Place::Released(_) | Place::External);
+        if state.ended > before.state.ended && !was_out {
+            self.charge(ticket, before.queue);
+        }
         match kind {
             Kind::Started(body) => {
                 let holder = Holder { worker: body.worker.as_str().into(), since_ms: now_ms };
                 self.holders.insert(ticket.slot, holder);
                 // A late leader learns here that the attempt is out.
-                if !matches!(before.place, Place::Released(_) | Place::External) {
+                if !was_out {
                     self.place(ticket, Place::Released(now_ms));
                 }
             }
@@ -317,13 +318,10 @@ impl Planner {
             return;
         }
         self.place(ticket, Place::Ready);
-        let clock = self.clock;
-        if let Some(rare) = self.rare.get_mut(&ticket.slot)
-            && let Some(timeout) = rare.queue_timeout
-        {
-            rare.ready_since = Some(clock);
-            self.alarm(clock.after(timeout), ticket, Alarm::Queue);
+        if let Some(rare) = self.rare.get_mut(&ticket.slot) {
+            rare.ready_since = None;
         }
+        self.wait_for_queue(ticket);
     }
 
     /// The task is over: tells those who wait for it, and keeps a tombstone.
@@ -346,55 +344,6 @@ impl Planner {
             if left == 0 {
                 self.settle(dependent);
             }
-        }
-    }
-
-    pub(super) fn kind_id(&mut self, word: &str) -> u16 {
-        if let Some(id) = self.kinds.get(word) {
-            return *id;
-        }
-        if self.durations.len() >= KINDS_MAX {
-            return KINDS_MAX as u16 - 1;
-        }
-        let id = self.durations.len() as u16;
-        self.kinds.insert(word.into(), id);
-        self.durations.push(Durations::default());
-        id
-    }
-
-    /// Learns how long attempts take, and how long they are under way before.
-    fn learn(
-        &mut self,
-        before: Entry,
-        duration: Option<common::wire::time::Duration>,
-        now_ms: u64,
-    ) {
-        let Some(duration) = duration.and_then(common::wire::time::Duration::to_std) else {
-            return;
-        };
-        if let Place::Released(at) = before.place {
-            let out = now_ms.saturating_sub(at) as f64 / 1_000.0;
-            let queue = self.queue_mut(before.queue);
-            queue.pace.ended(now_ms, out - duration.as_secs_f64());
-        }
-        if let Some(durations) = self.durations.get_mut(usize::from(before.kind)) {
-            durations.add(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX));
-        }
-    }
-}
-
-impl Durations {
-    fn add(&mut self, micros: u32) {
-        if self.recent.len() == DURATIONS_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(micros);
-        self.since += 1;
-        if self.since >= 16 && self.recent.len() >= DURATIONS_MAX / 2 {
-            self.since = 0;
-            let mut sorted = self.recent.iter().copied().collect::<Vec<_>>();
-            sorted.sort_unstable();
-            self.p95_us = sorted.get(sorted.len() * 95 / 100).copied();
         }
     }
 }

@@ -15,17 +15,18 @@ use common::{
 use prost::Message as _;
 
 pub use self::stored::Stored;
+pub(super) use self::stored::StoredRate;
 use self::stored::{
     StoredAlarm, StoredCarriage, StoredCarriedOver, StoredEdge, StoredEnd, StoredKey, StoredQueue,
     StoredTask,
 };
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
-use crate::graph::Edge;
+use crate::{flow::Refusal, graph::Edge};
 
 /// Tasks that become bytes together.
 const PIECE: usize = 1_024;
 
-const DECISIONS: [Decision; 9] = [
+const DECISIONS: [Decision; 12] = [
     Decision::Lost,
     Decision::AfterLoss,
     Decision::DependencyFailed,
@@ -35,6 +36,9 @@ const DECISIONS: [Decision; 9] = [
     Decision::TotalTimeout,
     Decision::DependencyMissing,
     Decision::Cancel,
+    Decision::Refused(Refusal::Superseded),
+    Decision::Refused(Refusal::Duplicate),
+    Decision::Refused(Refusal::TooMany),
 ];
 const ALARMS: [Alarm; 5] =
     [Alarm::Due, Alarm::Queue, Alarm::Total, Alarm::Dependency, Alarm::Cancel];
@@ -152,6 +156,7 @@ impl Planner {
                 .iter()
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
+            rates: self.store_rates(),
             ..Stored::default()
         }
     }
@@ -197,6 +202,7 @@ impl Planner {
             queue_timeout_us: queue_timeout.as_micros() as u64,
             deciding: entry.deciding.map_or(0, |d| number(&DECISIONS, &d) + 1),
             alone: entry.alone,
+            keys: self.keys_in_flow(slot, entry),
             carried: self.carried.get(&slot).map(|carriage| StoredCarriage {
                 sequence: carriage.created.0,
                 index: carriage.created.1,
@@ -242,9 +248,12 @@ impl Planner {
                 planner.alarm(at, ticket, numbered(&ALARMS, alarm.alarm)?);
             }
         }
+        planner.restore_rates(&stored.rates);
+        planner.restoring(true);
         for ticket in tickets {
             planner.settle(ticket);
         }
+        planner.restoring(false);
         Some(planner)
     }
 
@@ -272,10 +281,13 @@ impl Planner {
             queue,
             kind: task.kind as u16,
         };
-        let ticket = self.adopt(entry, task.holder.as_deref().unwrap_or_default());
+        let keys = task.keys.iter().map(|key| key.as_str().into()).collect::<Vec<_>>();
+        let holder = task.holder.as_deref().unwrap_or_default();
+        let ticket = self.adopt(entry, (holder, Some(&keys)));
         if let Some(StoredCarriage { sequence, index, anchor }) = task.carried {
             self.carried.insert(ticket.slot, Carriage { created: (sequence, index), anchor });
         }
+        self.arrived(ticket, Timestamp::from_micros(self.since(ticket)), false);
         if task.queue_timeout_us > 0 {
             let queue_timeout = Some(Duration::from_micros(task.queue_timeout_us));
             self.rare.insert(ticket.slot, Rare { queue_timeout, ..Rare::default() });

@@ -1,0 +1,3 @@
+//! **Pure.** What operators decide about all tasks.
+
+pub mod limit;

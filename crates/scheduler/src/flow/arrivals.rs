@@ -1,0 +1,121 @@
+//! **Pure.** What a limit has to say about a task when it arrives: that it comes too close after
+//! another, or that enough wait already.
+//!
+//! It is said by who leads, about what waits then: one that follows does not know what is out.
+
+use std::collections::VecDeque;
+
+use common::policy::limit::{Limit, Singleton};
+
+use crate::plan::Ticket;
+
+/// Arrivals of tasks that have moved on that a key keeps before it looks for them.
+const STALE_MAX: usize = 64;
+
+/// Why an arrival is not to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// A newer submission of its key replaces it.
+    Superseded,
+    /// Another of its key waits already.
+    Duplicate,
+    /// Enough wait already.
+    TooMany,
+}
+
+/// A task that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The task.
+    pub ticket: Ticket,
+    /// When it came, in microseconds.
+    pub at: i64,
+    /// It came just now; otherwise it was judged by an earlier leader and comes back from what was
+    /// stored.
+    pub is_new: bool,
+}
+
+/// The newest tasks of one key.
+#[derive(Clone, Debug)]
+pub(super) struct Arrivals {
+    /// Not judged yet.
+    new: VecDeque<Arrival>,
+    /// The one that stands.
+    kept: Option<Ticket>,
+    /// When the first of the burst came, in microseconds.
+    first: i64,
+    held_until: i64,
+}
+
+impl Arrivals {
+    pub(super) fn new() -> Self {
+        Self { new: VecDeque::new(), kept: None, first: i64::MIN, held_until: i64::MIN }
+    }
+
+    /// Nothing of the key starts before.
+    pub(super) fn held_until(&self) -> i64 {
+        self.held_until
+    }
+
+    pub(super) fn push(&mut self, arrival: Arrival) {
+        self.new.push_back(arrival);
+    }
+
+    /// When the burst began and until when it is waited for, to be stored.
+    pub(super) fn burst(&self) -> (i64, i64) {
+        (self.first, self.held_until)
+    }
+
+    pub(super) fn restore(&mut self, (first, held_until): (i64, i64)) {
+        (self.first, self.held_until) = (first, held_until);
+    }
+
+    /// Forgets those that have moved on, when they have become many.
+    pub(super) fn prune(&mut self, waiting: u64, waits: impl Fn(Ticket) -> bool) {
+        if self.new.len() as u64 > 2 * waiting + STALE_MAX as u64 {
+            self.new.retain(|arrival| waits(arrival.ticket));
+        }
+    }
+
+    /// Judges what is new; `waiting` tasks of the key wait in all.
+    pub(super) fn judge(
+        &mut self,
+        limit: &Limit,
+        mut waiting: u64,
+        waits: impl Fn(Ticket) -> bool,
+        refuse: &mut Vec<(Ticket, Refusal)>,
+    ) {
+        while limit.depth.is_some_and(|depth| waiting > depth)
+            && let Some(arrival) = self.new.pop_back_if(|arrival| arrival.is_new)
+        {
+            if waits(arrival.ticket) {
+                refuse.push((arrival.ticket, Refusal::TooMany));
+                waiting -= 1;
+            }
+        }
+        while let Some(Arrival { ticket, at, is_new }) = self.new.pop_front() {
+            if !waits(ticket) {
+                continue;
+            }
+            let kept = self.kept.filter(|kept| *kept != ticket && waits(*kept));
+            if let Some(debounce) = limit.debounce {
+                let is_known = !is_new && self.first > i64::MIN;
+                match kept {
+                    Some(kept) => refuse.push((kept, Refusal::Superseded)),
+                    None if is_known => {}
+                    None => self.first = at,
+                }
+                if !is_known {
+                    let quiet = at.saturating_add(debounce.quiet.as_micros() as i64);
+                    let longest = self.first.saturating_add(debounce.longest.as_micros() as i64);
+                    self.held_until = quiet.min(longest);
+                }
+                self.kept = Some(ticket);
+            } else if limit.singleton == Some(Singleton::Waiting) && kept.is_some() {
+                refuse.push((ticket, Refusal::Duplicate));
+            } else {
+                self.kept = Some(ticket);
+            }
+        }
+    }
+}
