@@ -26,6 +26,9 @@ struct Options {
     /// One seed only, with its history.
     #[arg(long)]
     seed: Option<u64>,
+    /// Flow control alone, against a model of its own.
+    #[arg(long)]
+    flow: bool,
     /// The name of the change of the product that this was built with, for the summary.
     #[arg(long)]
     mutant: Option<String>,
@@ -46,6 +49,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(seed) => seed..seed + 1,
         None => options.from..options.from + options.seeds,
     };
+    if options.flow {
+        return flow(seeds, options.steps);
+    }
     let mut sum = Sum::default();
     let mut told = now();
     for seed in seeds {
@@ -68,6 +74,38 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     summary(&options, &sum, begun.elapsed(), None)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Flow control: each seed's steps, and as many releases to compare shares by.
+fn flow(seeds: std::ops::Range<u64>, steps: u64) -> anyhow::Result<ExitCode> {
+    let begun = now();
+    let (mut made, mut released, mut refused, mut terms) = (0, 0, 0, 0);
+    for seed in seeds {
+        let outcome = simulator::flow::run(seed, steps);
+        (made, released) = (made + outcome.steps, released + outcome.released);
+        (refused, terms) = (refused + outcome.refused, terms + outcome.terms);
+        let shares = simulator::flow::shares::run(seed, steps as usize).err();
+        if let Some(broken) = outcome.broken.or(shares) {
+            writeln!(
+                anstream::stderr(),
+                "seed {seed}, step {}: {} does not hold: {}",
+                outcome.steps,
+                broken.invariant,
+                broken.detail
+            )?;
+            return Ok(ExitCode::from(1));
+        }
+    }
+    let line = serde_json::json!({
+        "steps": made,
+        "seconds": (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        "released": released,
+        "refused": refused,
+        "terms": terms,
+        "broken": serde_json::Value::Null,
+    });
+    writeln!(anstream::stdout(), "{line}")?;
     Ok(ExitCode::SUCCESS)
 }
 

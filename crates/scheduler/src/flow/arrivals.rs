@@ -77,31 +77,46 @@ impl Arrivals {
         }
     }
 
-    /// Judges what is new; `waiting` tasks of the key wait in all.
-    pub(super) fn judge(
+    /// The one that stands, and what is not judged.
+    pub(super) fn list(&self) -> impl Iterator<Item = Arrival> {
+        let kept = self.kept.map(|ticket| Arrival { ticket, at: self.first, is_new: false });
+        kept.into_iter().chain(self.new.iter().copied())
+    }
+
+    /// Refuses the newest where more than may wait do; `waiting` tasks of the key wait in all.
+    pub(super) fn cap(
         &mut self,
         limit: &Limit,
         mut waiting: u64,
-        waits: impl Fn(Ticket) -> bool,
-        refuse: &mut Vec<(Ticket, Refusal)>,
+        waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
+        refused: &mut Vec<(Ticket, Refusal)>,
     ) {
         while limit.depth.is_some_and(|depth| waiting > depth)
             && let Some(arrival) = self.new.pop_back_if(|arrival| arrival.is_new)
         {
-            if waits(arrival.ticket) {
-                refuse.push((arrival.ticket, Refusal::TooMany));
+            if waits(arrival.ticket, refused) {
+                refused.push((arrival.ticket, Refusal::TooMany));
                 waiting -= 1;
             }
         }
+    }
+
+    /// Judges what is new.
+    pub(super) fn judge(
+        &mut self,
+        limit: &Limit,
+        waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
+        refused: &mut Vec<(Ticket, Refusal)>,
+    ) {
         while let Some(Arrival { ticket, at, is_new }) = self.new.pop_front() {
-            if !waits(ticket) {
+            if !waits(ticket, refused) {
                 continue;
             }
-            let kept = self.kept.filter(|kept| *kept != ticket && waits(*kept));
+            let kept = self.kept.filter(|kept| *kept != ticket && waits(*kept, refused));
             if let Some(debounce) = limit.debounce {
                 let is_known = !is_new && self.first > i64::MIN;
                 match kept {
-                    Some(kept) => refuse.push((kept, Refusal::Superseded)),
+                    Some(kept) => refused.push((kept, Refusal::Superseded)),
                     None if is_known => {}
                     None => self.first = at,
                 }
@@ -112,7 +127,7 @@ impl Arrivals {
                 }
                 self.kept = Some(ticket);
             } else if limit.singleton == Some(Singleton::Waiting) && kept.is_some() {
-                refuse.push((ticket, Refusal::Duplicate));
+                refused.push((ticket, Refusal::Duplicate));
             } else {
                 self.kept = Some(ticket);
             }

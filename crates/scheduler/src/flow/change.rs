@@ -138,18 +138,39 @@ impl Flow {
         }
     }
 
-    /// Says which of the new tasks are not to run, and why.
+    /// Says which of the new tasks are not to run, and why. Caps come first: what is refused by one
+    /// replaces no other.
     pub fn judge(&mut self, waits: impl Fn(Ticket) -> bool) -> Vec<(Ticket, Refusal)> {
+        let fresh = std::mem::take(&mut self.fresh);
         let mut refused = Vec::new();
-        for id in std::mem::take(&mut self.fresh) {
-            let Some(bucket) = self.buckets.get_mut(id as usize) else { continue };
-            let Some(named) = self.limits.get(bucket.limit) else { continue };
-            let waiting = bucket.ready + bucket.waiting;
-            if let Some(arrivals) = &mut bucket.arrivals {
-                arrivals.judge(&named.limit, waiting, &waits, &mut refused);
+        for is_cap in [true, false] {
+            for id in &fresh {
+                let Some(bucket) = self.buckets.get_mut(*id as usize) else { continue };
+                let Some(named) = self.limits.get(bucket.limit) else { continue };
+                let waiting = bucket.ready + bucket.waiting;
+                let Some(arrivals) = &mut bucket.arrivals else { continue };
+                let stands = |t: Ticket, refused: &[(Ticket, Refusal)]| {
+                    waits(t) && !refused.iter().any(|(other, _)| *other == t)
+                };
+                if is_cap {
+                    arrivals.cap(&named.limit, waiting, stands, &mut refused);
+                } else {
+                    arrivals.judge(&named.limit, stands, &mut refused);
+                }
             }
         }
         refused
+    }
+
+    /// The arrivals that other limits have to know of.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        let all = self.buckets.iter().filter_map(|(_, bucket)| bucket.arrivals.as_ref());
+        let mut arrivals = all.flat_map(|arrivals| arrivals.list()).collect::<Vec<_>>();
+        // One that another limit has judged is as new as it is for the other.
+        arrivals.sort_unstable_by_key(|a| (a.ticket, std::cmp::Reverse(a.is_new)));
+        arrivals.dedup_by_key(|arrival| arrival.ticket);
+        arrivals.sort_unstable_by_key(|arrival| (arrival.is_new, arrival.at, arrival.ticket));
+        arrivals
     }
 
     /// Forgets what has moved on, where it has come to outnumber the rest: one that follows takes

@@ -135,13 +135,14 @@ fn priority_goes_before_fairness_and_age_makes_priority() {
         l.ageing = Some(Duration::from_secs(10).into());
     })]);
     let lane = lane(&mut flow, &[]);
-    flow.moved(lane, Stand::Waiting, Stand::Ready, 0);
-    flow.push(lane, 1, ticket(0), 0);
+    flow.moved(lane, Stand::Waiting, Stand::Ready, SECOND);
+    flow.push(lane, 1, ticket(0), SECOND);
     let mut order = Vec::new();
     for second in 1..100 {
-        flow.push(lane, 5, ticket(second), i64::from(second) * SECOND);
-        let next = flow.next(i64::from(second) * SECOND, |_, _| true).expect("one is ready");
-        flow.take(next, i64::from(second) * SECOND);
+        let now = i64::from(second + 1) * SECOND;
+        flow.push(lane, 5, ticket(second), now);
+        let next = flow.next(now, |_, _| true).expect("one is ready");
+        flow.take(next, now);
         order.push(next.ticket.slot);
     }
     let at = order.iter().position(|slot| *slot == 0).expect("it is not starved");

@@ -115,18 +115,22 @@ impl Planner {
         for state in old.iter().flat_map(|old| old.states(std::iter::empty())) {
             flow.restore(&state, now);
         }
+        let is_limited = !flow.limits().is_empty();
         let mut unkeyed = VecDeque::new();
         let here = self.entries.iter().filter(|(_, entry)| entry.queue == id);
         for (ticket, entry) in here {
             let Some(stand) = stand(entry.place) else { continue };
             let lane = self.control.lanes.remove(&ticket.slot);
             let before = old.as_ref().zip(lane);
-            if let Some(keys) = keys_before(&flow, before) {
+            if !is_limited {
+                // It goes back to its priority.
+            } else if let Some(keys) = keys_before(&flow, before) {
                 self.control.lanes.insert(ticket.slot, flow.enter(&keys, stand));
             } else if stand == Stand::Out {
                 unkeyed.push_back(ticket);
             }
         }
+        let arrivals = old.as_ref().map(Flow::arrivals).unwrap_or_default();
         let ready = old.map(|old| old.ready()).unwrap_or_default();
         let mut plain = Vec::new();
         while let Some(one) = self.queue_mut(id).pop() {
@@ -140,26 +144,20 @@ impl Planner {
                 }
             }
         }
-        let is_limited = !flow.limits().is_empty();
         if is_limited {
             self.control.flows.insert(id, flow);
             self.control.unkeyed_out.insert(id, unkeyed);
         } else {
             self.control.unkeyed_out.remove(&id);
-            for slot in self.slots_of(id) {
-                self.control.lanes.remove(&slot);
-            }
         }
         for (priority, ticket) in plain {
             if self.entries.is_ready(ticket, priority) && !self.line_up(ticket, id, priority) {
                 self.queue_mut(id).push(priority, ticket);
             }
         }
-    }
-
-    fn slots_of(&self, id: u32) -> Vec<u32> {
-        let here = self.entries.iter().filter(|(_, entry)| entry.queue == id);
-        here.map(|(ticket, _)| ticket.slot).collect()
+        for Arrival { ticket, at, is_new } in arrivals {
+            self.arrived(ticket, Timestamp::from_micros(at), is_new);
+        }
     }
 
     /// Puts a ready task of a queue with limits into its lane, if its keys are known.

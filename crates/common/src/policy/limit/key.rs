@@ -97,12 +97,14 @@ impl Key {
         let context = self.names.iter().map(|name| (*name, look_up(name, spec)));
         let context = Value::from_pairs(context);
         let value = self.expression.eval(context).map_err(|error| said(&error))?;
-        let text: Box<str> = match value.as_str() {
-            Some(text) => text.into(),
-            None if value.is_number() || value.kind() == ValueKind::Bool => {
-                value.to_string().into()
-            }
-            None => return Err("is neither a text nor a number nor true or false".into()),
+        if value.is_undefined() {
+            return Err("has no value".into());
+        }
+        let text: Box<str> = match (value.as_str(), value.kind()) {
+            (Some(text), _) => text.into(),
+            (None, ValueKind::Number) => value.to_string().into(),
+            (None, ValueKind::Bool) => if value.is_true() { "true" } else { "false" }.into(),
+            (None, _) => return Err("is neither a text nor a number nor true or false".into()),
         };
         if text.len() > limits::KEY_BYTES_MAX {
             return Err(format!("is longer than {} bytes", limits::KEY_BYTES_MAX));
@@ -186,7 +188,7 @@ mod tests {
     #[test]
     fn what_has_no_value_says_why() {
         for (source, problem) in [
-            ("input.nobody", "undefined"),
+            ("input.nobody", "no value"),
             ("input.a.b", "undefined"),
             ("input.list", "neither a text"),
             ("input.none", "neither a text"),
