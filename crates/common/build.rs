@@ -6,7 +6,8 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = ["task", "limit", "event", "execution", "admin"];
+const FILES: [&str; 8] =
+    ["task", "limit", "schedule", "task_type", "policy", "event", "execution", "admin"];
 const OWN_SERDE: [&str; 3] =
     [".jetmill.v1.Json", ".jetmill.v1.Dependency", ".jetmill.v1.SubmitRequest"];
 const TIMES: [(&str, &str); 2] = [
@@ -45,7 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost
         .btree_map(["."])
         .boxed(".jetmill.v1.Event.kind.created")
-        .boxed(".jetmill.v1.Event.kind.carried");
+        .boxed(".jetmill.v1.Event.kind.carried")
+        .boxed(".jetmill.v1.Event.kind.document");
     let mut json = pbjson_build::Builder::new();
     json.register_descriptors(&bytes)?
         .exclude(OWN_SERDE)

@@ -5,8 +5,7 @@ use async_nats::jetstream::{
     context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
 };
 use common::{
-    event::{Event, Kind, Policy, PolicyEvent, TaskEvent, Trimmed},
-    id::TaskKey,
+    event::{Event, Policy, PolicyEvent, Trimmed},
     subject, wire,
 };
 use uuid::Uuid;
@@ -79,11 +78,12 @@ pub async fn purge_below(bus: &Bus, floor: u64) -> anyhow::Result<u64> {
     Ok(done.purged)
 }
 
-/// Reads everything that was carried up to a cut, in order: message, item, key and event.
+/// Reads the log from a floor to where it was cut there, in order: message, item and event. What was
+/// carried is among it. Returns where the log is to be read on from.
 pub async fn carried(
     bus: &Bus,
     cut: &Cut,
-    mut each: impl FnMut((u64, u32), TaskKey, &TaskEvent),
+    mut each: impl FnMut((u64, u32), &Event),
 ) -> Result<Cursor, ReadError> {
     let stream = streams::identity(bus).await.map_err(ReadError::Nats)?;
     let start = Cursor { stream, sequence: cut.trimmed.floor.saturating_sub(1) };
@@ -91,10 +91,8 @@ pub async fn carried(
     while reader.cursor().sequence < cut.sequence {
         for message in reader.next(SCAN_MAX).await? {
             for (index, item) in (0..).zip(&message.items) {
-                if let Ok(Event::Task(event)) = item
-                    && matches!(event.kind, Kind::Carried(_))
-                {
-                    each((message.sequence, index), TaskKey::new(&event.tenant, &event.id), event);
+                if let Ok(event) = item {
+                    each((message.sequence, index), event);
                 }
             }
         }

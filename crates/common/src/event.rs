@@ -11,6 +11,7 @@ pub use carried::{Carried, Pause, Trimmed};
 use crate::{
     id::{QueueName, TaskId, Tenant},
     pb,
+    policy::Document,
     task::TaskSpec,
     time::Timestamp,
 };
@@ -104,7 +105,7 @@ pub struct PolicyEvent {
 }
 
 /// A decision about how work is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Policy {
     /// No new starts in this queue, or in any.
     Paused {
@@ -120,6 +121,8 @@ pub enum Policy {
     },
     /// The log counts from its floor on.
     Trimmed(Trimmed),
+    /// A version of a limit, a schedule or a task type.
+    Document(Box<Document>),
 }
 
 impl Policy {
@@ -129,6 +132,7 @@ impl Policy {
             Self::Paused { .. } => "paused",
             Self::Resumed { .. } => "resumed",
             Self::Trimmed(_) => "trimmed",
+            Self::Document(_) => "document",
         }
     }
 }

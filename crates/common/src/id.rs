@@ -79,6 +79,11 @@ name!(
     check_name
 );
 name!(
+    /// A limit, a schedule or a task type.
+    DocumentName,
+    check_name
+);
+name!(
     /// A worker process.
     WorkerName,
     check_name

@@ -117,6 +117,11 @@ pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Payloads that the scheduler keeps in memory at the heads of its queues, in bytes.
 pub const PAYLOAD_CACHE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
+/// Limits, schedules and task types, together.
+pub const DOCUMENTS_MAX: usize = 10_000;
+/// One limit, schedule or task type, in bytes.
+pub const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
+
 /// Events that the registry writes in one transaction.
 pub const LEDGER_BATCH_EVENTS_MAX: usize = 4_000;
 /// What the registry remembers of open tasks, in bytes; it asks the ledger for others.

@@ -4,6 +4,7 @@
 //! it is none, so that one bad item spoils no other and no message stops a reader.
 
 mod json;
+mod policy;
 pub mod time;
 mod value;
 
@@ -11,8 +12,8 @@ use prost::Message;
 use uuid::Uuid;
 
 use crate::{
-    event::{Carried, Event, Kind, Pause, Policy, PolicyEvent, TaskEvent, Trimmed},
-    id::{QueueName, TaskId, Tenant},
+    event::{Carried, Event, Kind, Policy, PolicyEvent, TaskEvent},
+    id::{TaskId, Tenant},
     lifecycle::FOLD_VERSION,
     pb::{self, event::Kind as Body},
     subject::{self, LogSubject},
@@ -144,6 +145,7 @@ pub fn body_word(body: &Body) -> &'static str {
         Body::Paused(_) => "paused",
         Body::Resumed(_) => "resumed",
         Body::Trimmed(_) => "trimmed",
+        Body::Document(_) => "document",
     }
 }
 
@@ -193,39 +195,12 @@ fn from_pb(event: pb::Event, message: Received<'_>, index: u32) -> Result<Event,
             let carried = Carried::try_from(*b).map_err(|e| undecodable("carried", &e))?;
             Kind::Carried(Box::new(carried))
         }
-        Body::Paused(pb::Paused { queue, reason }) => {
-            return policy(about.actor, Policy::Paused { queue: optional_queue(&queue)?, reason });
-        }
-        Body::Resumed(pb::Resumed { queue }) => {
-            return policy(about.actor, Policy::Resumed { queue: optional_queue(&queue)? });
-        }
-        Body::Trimmed(b) => return policy(about.actor, Policy::Trimmed(trimmed(b)?)),
+        Body::Paused(b) => return Ok(about.policy(policy::paused(&b)?)),
+        Body::Resumed(b) => return Ok(about.policy(policy::resumed(&b)?)),
+        Body::Trimmed(b) => return Ok(about.policy(policy::trimmed(b)?)),
+        Body::Document(b) => return Ok(about.policy(policy::document(*b)?)),
     };
     about.event(kind)
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "an arm of a fallible match")]
-fn policy(actor: String, policy: Policy) -> Result<Event, NotAnEvent> {
-    Ok(Event::Policy(PolicyEvent { actor, policy }))
-}
-
-fn trimmed(body: pb::Trimmed) -> Result<Trimmed, NotAnEvent> {
-    let pause = |pause: pb::Paused| {
-        Ok(Pause { queue: optional_queue(&pause.queue)?, reason: pause.reason })
-    };
-    Ok(Trimmed {
-        floor: body.floor,
-        as_of: body.as_of,
-        clock: body.clock.map(Timestamp::from).unwrap_or_default(),
-        pauses: body.pauses.into_iter().map(pause).collect::<Result<_, _>>()?,
-    })
-}
-
-fn optional_queue(name: &str) -> Result<Option<QueueName>, NotAnEvent> {
-    if name.is_empty() {
-        return Ok(None);
-    }
-    QueueName::parse(name).map(Some).map_err(|e| undecodable("queue", &e))
 }
 
 /// The envelope of a task event, not yet checked.
@@ -239,6 +214,10 @@ struct About {
 }
 
 impl About {
+    fn policy(self, policy: Policy) -> Event {
+        Event::Policy(PolicyEvent { actor: self.actor, policy })
+    }
+
     fn event(self, kind: Kind) -> Result<Event, NotAnEvent> {
         Ok(Event::Task(TaskEvent {
             tenant: Tenant::parse_or_default(&self.tenant)
@@ -316,31 +295,9 @@ pub fn to_pb(event: &Event) -> pb::Event {
         Event::Policy(PolicyEvent { actor, policy }) => pb::Event {
             actor: actor.clone(),
             fold: FOLD_VERSION,
-            kind: Some(match policy {
-                Policy::Paused { queue, reason } => Body::Paused(pb::Paused {
-                    queue: queue.as_ref().map(ToString::to_string).unwrap_or_default(),
-                    reason: reason.clone(),
-                }),
-                Policy::Resumed { queue } => Body::Resumed(pb::Resumed {
-                    queue: queue.as_ref().map(ToString::to_string).unwrap_or_default(),
-                }),
-                Policy::Trimmed(trimmed) => Body::Trimmed(trimmed_to_pb(trimmed)),
-            }),
+            kind: Some(policy::to_pb(policy)),
             ..pb::Event::default()
         },
-    }
-}
-
-fn trimmed_to_pb(trimmed: &Trimmed) -> pb::Trimmed {
-    let pause = |pause: &Pause| pb::Paused {
-        queue: pause.queue.as_ref().map(ToString::to_string).unwrap_or_default(),
-        reason: pause.reason.clone(),
-    };
-    pb::Trimmed {
-        floor: trimmed.floor,
-        as_of: trimmed.as_of,
-        clock: Some(trimmed.clock.into()),
-        pauses: trimmed.pauses.iter().map(pause).collect(),
     }
 }
 

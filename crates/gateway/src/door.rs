@@ -130,6 +130,8 @@ forward! {
         resume(ResumeRequest) -> PauseResponse;
         why(WhyRequest) -> WhyResponse;
         queues(QueuesRequest) -> QueuesResponse;
+        apply_policies(ApplyPoliciesRequest) -> ApplyPoliciesResponse;
+        policies(PoliciesRequest) -> PoliciesResponse;
     }
 }
 

@@ -144,6 +144,7 @@ pub(crate) fn what(event: &pb::Event) -> String {
         Some(Kind::Paused(e)) => format!("{} {}", queue(&e.queue), e.reason),
         Some(Kind::Resumed(e)) => queue(&e.queue),
         Some(Kind::Trimmed(e)) => format!("the log counts from {}", e.floor),
+        Some(Kind::Document(e)) => format!("version {} of {:?}", e.version, e.name),
     }
 }
 

@@ -14,15 +14,18 @@ use common::{
     error::{ApiError, ErrorCode, Violation},
     id::{QueueName, TaskId, TaskKey, Tenant},
     limits, pb,
+    policy::Document,
     task::TaskSpec,
 };
 use runtime::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{lease::Lease, orders::Change, payload, plan::Tombstone, why::Names};
+use crate::{lease::Lease, orders::Change, payload, plan::Tombstone, policies, why::Names};
 
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
+/// How often a change of policy is tried that meets another one.
+const APPLY_TRIES: usize = 5;
 
 /// A question to the planner's loop.
 pub(crate) enum Command {
@@ -53,6 +56,16 @@ pub(crate) enum Command {
     },
     Queues {
         reply: oneshot::Sender<pb::QueuesResponse>,
+    },
+    ApplyPolicies {
+        documents: Vec<Document>,
+        actor: String,
+        dry_run: bool,
+        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
+    },
+    Policies {
+        request: pb::PoliciesRequest,
+        reply: oneshot::Sender<pb::PoliciesResponse>,
     },
 }
 
@@ -142,7 +155,9 @@ fn endpoints(door: &Arc<Door>) -> Endpoints {
     let endpoints = on!(endpoints, "pause", pause);
     let endpoints = on!(endpoints, "resume", resume);
     let endpoints = on!(endpoints, "why", why);
-    on!(endpoints, "queues", queues)
+    let endpoints = on!(endpoints, "queues", queues);
+    let endpoints = on!(endpoints, "apply_policies", apply_policies);
+    on!(endpoints, "policies", policies)
 }
 
 struct Door {
@@ -315,6 +330,36 @@ impl Door {
     async fn queues(&self, _: pb::QueuesRequest) -> Result<pb::QueuesResponse, ApiError> {
         self.catch_up().await?;
         self.ask(|reply| Command::Queues { reply }).await
+    }
+
+    async fn apply_policies(
+        &self,
+        request: pb::ApplyPoliciesRequest,
+    ) -> Result<pb::ApplyPoliciesResponse, ApiError> {
+        let pb::ApplyPoliciesRequest { documents, actor, dry_run } = request;
+        let documents = policies::parse(documents)?;
+        let mut tries = 0;
+        loop {
+            self.catch_up().await?;
+            let (documents, actor) = (documents.clone(), actor.clone());
+            let answer = self
+                .ask(|reply| Command::ApplyPolicies { documents, actor, dry_run, reply })
+                .await?;
+            tries += 1;
+            match answer {
+                // Somebody else's change came in between, and is to be read first.
+                Err(error) if error.code == ErrorCode::Unavailable && tries < APPLY_TRIES => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn policies(
+        &self,
+        request: pb::PoliciesRequest,
+    ) -> Result<pb::PoliciesResponse, ApiError> {
+        self.catch_up().await?;
+        self.ask(|reply| Command::Policies { request, reply }).await
     }
 
     async fn ask<T>(

@@ -56,7 +56,7 @@ pub(crate) struct Lead {
     pub(crate) dispatcher: Dispatcher,
     lease: Lease,
     metrics: Metrics,
-    cursor: Cursor,
+    pub(crate) cursor: Cursor,
     born: Instant,
     office: Office,
     stored_at: u64,
@@ -64,6 +64,8 @@ pub(crate) struct Lead {
     saved_at: u64,
     folded: watch::Sender<u64>,
     pauses_changed: bool,
+    /// Where the log has the last change of policy that was asked for here.
+    pub(crate) policies_at: u64,
     /// When the work queue is compared with the backlog again, in monotonic milliseconds.
     compare_at: u64,
     /// When queues that nobody serves are looked for again.
@@ -113,6 +115,7 @@ pub(crate) async fn run(
         saved_at: cursor.sequence,
         folded: commands.folded.clone(),
         pauses_changed: false,
+        policies_at: 0,
         compare_at: 0,
         recall_at: 0,
         acted_ms: 0,

@@ -20,6 +20,7 @@ pub mod orders;
 pub mod outgoing;
 mod payload;
 pub mod plan;
+pub mod policies;
 pub mod queue;
 mod snapshot;
 pub mod trim;

@@ -15,6 +15,7 @@ mod entries;
 mod flow;
 mod fold;
 mod learn;
+mod policy;
 mod store;
 mod watch;
 
@@ -27,6 +28,7 @@ use std::{
 use common::{
     id::{QueueName, TaskKey},
     lifecycle::{Phase, State},
+    policy::Policies,
     time::Timestamp,
 };
 
@@ -185,6 +187,8 @@ pub struct Planner {
     known: HashMap<TaskKey, u64>,
     /// The same of the pauses.
     pauses_known: u64,
+    /// Limits, schedules and task types.
+    policies: Policies,
     /// The first message that the log counts.
     floor: u64,
     /// How the log grew.
@@ -259,6 +263,11 @@ impl Planner {
             .map(|(name, queue)| (name.clone(), queue.paused.is_some() || self.paused.is_some()))
             .collect();
         (queues, self.paused.as_deref())
+    }
+
+    /// Limits, schedules and task types.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// What the task waits for in the graph.

@@ -224,6 +224,10 @@ requests! {
     why("scheduler", "why", WhyRequest) -> WhyResponse;
     /// The queues and their depths.
     queues("scheduler", "queues", QueuesRequest) -> QueuesResponse;
+    /// Changes limits, schedules and task types; what is wrong with one of them refuses all.
+    apply_policies("scheduler", "apply_policies", ApplyPoliciesRequest) -> ApplyPoliciesResponse;
+    /// The limits, schedules and task types.
+    policies("scheduler", "policies", PoliciesRequest) -> PoliciesResponse;
     /// The living workers.
     list_workers("worker_pool", "list_workers", ListWorkersRequest) -> ListWorkersResponse;
     /// Tells a worker to hand back what it holds and leave.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use common::{
     event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
-    id::{QueueName, TaskId, TaskKey, Tenant},
-    pb, subject,
+    id::{DocumentName, QueueName, TaskId, TaskKey, Tenant},
+    pb,
+    policy::{self, Body, Document},
+    subject,
     task::TaskSpec,
 };
 use scheduler::orders::Change;
@@ -36,6 +38,8 @@ pub enum Order {
     Change(TaskId, Change),
     /// A pause of a queue, or of all; or its end.
     Pause(Option<QueueName>, bool),
+    /// A limit with this much room, or none any more.
+    Limit(DocumentName, Option<u32>),
 }
 
 /// One thing that a client does.
@@ -43,14 +47,15 @@ pub fn step(world: &mut World) -> Result<(), Broken> {
     if world.client.quiet {
         return Ok(());
     }
-    match world.random.weighted(&[60, 12, 6, 22]) {
+    match world.random.weighted(&[60, 12, 6, 22, 2]) {
         0 => submit(world),
         1 => {
             let order = order(world);
             world.client.orders.push(order);
         }
         2 => pause(world),
-        _ => report(world),
+        3 => report(world),
+        _ => limit(world),
     }
     Ok(())
 }
@@ -182,6 +187,20 @@ fn pause(world: &mut World) {
     };
     let begin = world.random.one_in(3);
     world.client.orders.push(Order::Pause(queue, begin));
+}
+
+fn limit(world: &mut World) {
+    let name = DocumentName::parse(["one", "two", "three"][world.random.below(3)]);
+    let room = (!world.random.one_in(3)).then(|| world.random.between(1_000, 1_003) as u32);
+    world.client.orders.push(Order::Limit(name.expect("invariant: a name"), room));
+}
+
+/// A limit as somebody asks for it. It is never reached: what it says is all the same here.
+pub fn document(name: DocumentName, room: Option<u32>) -> Document {
+    let limit =
+        |room| pb::Limit { queue: "none".into(), concurrency: Some(room), ..pb::Limit::default() };
+    let body = room.map_or(Body::Removed(policy::Kind::Limit), |r| Body::Limit(Box::new(limit(r))));
+    Document { name, version: 0, carried: None, body }
 }
 
 /// The event of a pause or of its end.

@@ -8,17 +8,20 @@
 mod model;
 pub mod shares;
 
+use std::collections::BTreeMap;
+
 use common::{
-    event::{Event, Kind, TaskEvent},
-    id::{TaskId, TaskKey, Tenant},
+    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
+    id::{DocumentName, TaskId, TaskKey, Tenant},
     pb,
-    policy::limit::Limit,
+    policy::{self, Body, Document, limit::Limit},
     task::TaskSpec,
     time::Timestamp,
 };
+use prost::Message as _;
 use scheduler::{
     flow::Refusal,
-    plan::{Decision, Found, Planner, Ticket},
+    plan::{Decision, Found, Planner, Stored, Ticket},
 };
 
 use self::model::{Model, Place};
@@ -46,16 +49,14 @@ pub struct Outcome {
     pub broken: Option<Broken>,
 }
 
-enum Said {
-    Event(Event),
-    Limit(&'static str, Option<Limit>),
-}
-
 struct World {
     random: Random,
     leader: Planner,
     standby: Planner,
-    log: Vec<(Timestamp, Said)>,
+    log: Vec<(Timestamp, Event)>,
+    versions: BTreeMap<&'static str, u64>,
+    /// What a leader stored, and how much of the log is in it.
+    snapshot: Option<(Vec<u8>, usize)>,
     now_us: i64,
     model: Model,
     tasks: u64,
@@ -69,6 +70,8 @@ pub fn run(seed: u64, steps: u64) -> Outcome {
         leader: Planner::default(),
         standby: Planner::default(),
         log: Vec::new(),
+        versions: BTreeMap::new(),
+        snapshot: None,
         now_us: 1_700_000_000_000_000,
         model: Model::default(),
         tasks: 0,
@@ -112,19 +115,29 @@ impl World {
         (self.now_us / 1_000 - 1_699_999_000_000) as u64
     }
 
-    fn say(&mut self, said: Said) {
+    fn say(&mut self, event: Event) {
         let (at, now_ms) = (self.now(), self.now_ms());
-        self.log.push((at, said));
-        let sequence = self.log.len() as u64;
-        let (_, said) = &self.log[self.log.len() - 1];
+        let sequence = self.log.len() as u64 + 1;
         for planner in [&mut self.leader, &mut self.standby] {
-            fold(planner, sequence, at, said, now_ms);
+            planner.fold((sequence, 0), at, &event, now_ms);
         }
+        self.log.push((at, event));
     }
 
     fn say_of(&mut self, id: &str, kind: Kind) {
         let id = TaskId::parse(id).expect("an id");
-        self.say(Said::Event(Event::Task(TaskEvent::new(Tenant::default(), id, "sim", kind))));
+        self.say(Event::Task(TaskEvent::new(Tenant::default(), id, "sim", kind)));
+    }
+
+    fn decree(&mut self, name: &'static str, limit: Option<pb::Limit>) {
+        let parsed = limit.as_ref().map(|limit| Limit::parse(limit).expect("a limit"));
+        self.model.set_limit(name, parsed, self.now_us);
+        let version = self.versions.entry(name).or_default();
+        *version += 1;
+        let none = Body::Removed(policy::Kind::Limit);
+        let body = limit.map_or(none, |limit| Body::Limit(Box::new(limit)));
+        let event = document(name, *version, body);
+        self.say(event);
     }
 
     fn submit(&mut self) {
@@ -185,9 +198,7 @@ impl World {
 
     fn change_limit(&mut self) {
         let (name, limit) = menu(&mut self.random, self.now_us);
-        let limit = limit.map(|limit| Limit::parse(&limit).expect("a limit"));
-        self.model.set_limit(name, limit.clone(), self.now_us);
-        self.say(Said::Limit(name, limit));
+        self.decree(name, limit);
     }
 
     fn read_keys(&mut self, max: usize) {
@@ -203,13 +214,23 @@ impl World {
         }
     }
 
-    /// The standby leads; another one reads the log from its beginning.
+    /// The standby leads; another one reads the log from its beginning, or from what was stored.
     fn take_over(&mut self) {
         self.outcome.terms += 1;
-        let mut planner = Planner::default();
-        for (place, (at, said)) in self.log.iter().enumerate() {
-            fold(&mut planner, place as u64 + 1, *at, said, 0);
+        let from_stored = self.random.one_in(2);
+        let stored = self.snapshot.as_ref().filter(|_| from_stored);
+        let (mut planner, from) = match stored {
+            Some((bytes, from)) => {
+                let stored = Stored::decode(bytes.as_slice()).expect("it was stored");
+                (Planner::restore(stored).expect("by this version"), *from)
+            }
+            None => (Planner::default(), 0),
+        };
+        for (place, (at, event)) in self.log.iter().enumerate().skip(from) {
+            planner.fold((place as u64 + 1, 0), *at, event, 0);
         }
+        let stored = self.leader.store("sim".into(), self.log.len() as u64);
+        self.snapshot = Some((stored, self.log.len()));
         self.leader = std::mem::replace(&mut self.standby, planner);
         self.beat();
         let (now, now_ms) = (self.now(), self.now_ms());
@@ -291,8 +312,7 @@ impl World {
     fn drain(&mut self) -> Result<(), Broken> {
         for name in model::NAMES {
             if self.model.is_paused(name) {
-                self.model.set_limit(name, None, self.now_us);
-                self.say(Said::Limit(name, None));
+                self.decree(name, None);
             }
         }
         for _ in 0..3_000 {
@@ -314,13 +334,11 @@ impl World {
     }
 }
 
-fn fold(planner: &mut Planner, sequence: u64, at: Timestamp, said: &Said, now_ms: u64) {
-    match said {
-        Said::Event(event) => {
-            planner.fold((sequence, 0), at, event, now_ms);
-        }
-        Said::Limit(name, limit) => planner.set_limit(name, limit.clone(), sequence),
-    }
+fn document(name: &str, version: u64, body: Body) -> Event {
+    let name = DocumentName::parse(name).expect("a name");
+    let document = Document { name, version, carried: None, body };
+    let policy = Policy::Document(Box::new(document));
+    Event::Policy(PolicyEvent { actor: "sim".into(), policy })
 }
 
 fn spec(id: &str, customer: &str, priority: u8) -> TaskSpec {

@@ -6,6 +6,7 @@ use common::{
     event::Kind,
     id::TaskKey,
     lifecycle::{Phase, State},
+    policy::{Document, Policies},
     task::TaskSpec,
 };
 use registry::row::Row;
@@ -26,7 +27,7 @@ pub struct Broken {
 }
 
 /// Every invariant: its name and its words.
-pub const ALL: [(&str, &str); 17] = [
+pub const ALL: [(&str, &str); 18] = [
     ("ends_once", "A task ends once; what comes after its end changes nothing."),
     ("everyone_agrees", "Every service that has read as far says the same about a task."),
     (
@@ -41,14 +42,8 @@ pub const ALL: [(&str, &str); 17] = [
         "No attempt is begun twice, but for what nats-server delivered in its last instant before it was killed.",
     ),
     ("dependencies_come_first", "Nobody gets a task whose dependencies have not ended as asked."),
-    (
-        "a_leader_catches_up_first",
-        "A leader releases nothing that the log had ended before it took the work queue over.",
-    ),
-    (
-        "only_the_current_attempt_speaks",
-        "An attempt that was given up, or was never due, has no say.",
-    ),
+    ("a_leader_catches_up_first", "A leader releases nothing that had ended before it took over."),
+    ("only_the_current_attempt_speaks", "An attempt that was given up or never due has no say."),
     (
         "outcomes_come_before_acks",
         "A message leaves the work queue after the log has its outcomes, or has it that its only attempt began.",
@@ -57,10 +52,8 @@ pub const ALL: [(&str, &str); 17] = [
     ("pauses_hold", "While a leader knows of a pause it releases nothing of that queue."),
     ("priorities_hold", "Nothing goes out before something ready of a higher priority."),
     ("nobody_is_cut_off", "Trimming never takes away what somebody has yet to read."),
-    (
-        "payloads_stay",
-        "Trimming never takes away an open task: what it is to do can always be read.",
-    ),
+    ("payloads_stay", "Trimming never takes away what an open task is to do."),
+    ("policy_is_kept", "Trimming never takes away a limit, a schedule or a task type."),
     (
         "old_readers_stop",
         "A service stops before an event that it is too old for, and takes no snapshot of another version.",
@@ -85,8 +78,7 @@ pub fn ends_once(task: &Task, before: State, after: State) -> Held {
     Ok(())
 }
 
-/// An attempt that was given up, or was never due, has no say. The scheduler's word after a loss
-/// names the attempt that was lost.
+/// Who was given up has no say. The scheduler's word after a loss names the attempt that was lost.
 pub fn only_the_current_attempt_speaks(
     task: &Task,
     before: State,
@@ -200,7 +192,26 @@ pub fn restarts_change_nothing(truth: &Truth, warm: &Planner, cold: &Planner, ho
         let detail = format!("pauses: {how}: {:?}, and before: {:?}", pauses(cold), pauses(warm));
         return broken("restarts_change_nothing", detail);
     }
+    if documents(warm.policies()) != documents(cold.policies()) {
+        let (cold, warm) = (documents(cold.policies()), documents(warm.policies()));
+        let detail = format!("documents: {how}: {cold:?}, and before: {warm:?}");
+        return broken("restarts_change_nothing", detail);
+    }
     Ok(())
+}
+
+fn documents(policies: &Policies) -> Vec<(&Document, u64)> {
+    policies.of(None).map(|known| (&known.document, known.sequence)).collect()
+}
+
+/// Who has read the whole log knows every limit, schedule and task type that was not removed.
+pub fn policy_is_kept(truth: &Truth, planner: &Planner) -> Held {
+    let (told, known) = (documents(&truth.policies), documents(planner.policies()));
+    if told == known {
+        Ok(())
+    } else {
+        broken("policy_is_kept", format!("{known:?}; told: {told:?}"))
+    }
 }
 
 /// No attempt number is given out twice.

@@ -11,6 +11,7 @@ use common::{
     id::{QueueName, TaskKey},
     lifecycle::{self, Cause, Phase, State},
     pb,
+    policy::Policies,
     task::{On, TaskSpec},
 };
 use scheduler::office::Out;
@@ -71,6 +72,8 @@ pub struct Truth {
     pub excused: BTreeSet<Out>,
     /// Pauses as the log tells them: each with its message, its queue, and whether it began.
     pub pauses: Vec<(u64, Option<QueueName>, bool)>,
+    /// Limits, schedules and task types as one knows them who forgets nothing.
+    pub policies: Policies,
 }
 
 impl Truth {
@@ -92,6 +95,10 @@ impl Truth {
             Policy::Resumed { queue } => (queue, false),
             Policy::Trimmed(trimmed) => {
                 self.trimmed(sequence, trimmed.floor);
+                return;
+            }
+            Policy::Document(document) => {
+                self.policies.fold(sequence, document);
                 return;
             }
         };

@@ -97,7 +97,7 @@ impl Limit {
                 ..pb::Limit::default()
             })
         {
-            wrong.say("limit", "limits nothing: set concurrency, rate, fair, singleton, debounce, ttl, depth, ageing or paused_until");
+            wrong.say("", "limits nothing: set concurrency, rate, fair, singleton, debounce, ttl, depth, ageing or paused_until");
         }
         if wrong.0.is_empty() { Ok(parsed) } else { Err(wrong.0) }
     }
@@ -120,8 +120,8 @@ impl Limit {
     }
 }
 
-/// What is wrong with a limit.
-pub fn check(limit: &pb::Limit) -> Vec<Violation> {
+/// Everything that is wrong with it; empty when nothing is.
+pub(super) fn violations(limit: &pb::Limit) -> Vec<Violation> {
     Limit::parse(limit).err().unwrap_or_default()
 }
 
@@ -130,7 +130,11 @@ struct Wrong(Vec<Violation>);
 
 impl Wrong {
     fn say(&mut self, field: &str, problem: impl Into<String>) {
-        self.0.push(Violation { field: field.into(), problem: problem.into() });
+        let field = match field {
+            "" => "limit".into(),
+            field => format!("limit.{field}"),
+        };
+        self.0.push(Violation { field, problem: problem.into() });
     }
 
     fn take<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
@@ -138,10 +142,13 @@ impl Wrong {
     }
 
     fn bound(&mut self, field: &str, number: u32) -> bool {
+        if number == 0 {
+            self.say(field, "must be at least 1; pause the queue to hold all");
+        }
         if number > limits::LIMIT_COUNT_MAX {
             self.say(field, format!("must be at most {}", limits::LIMIT_COUNT_MAX));
         }
-        number <= limits::LIMIT_COUNT_MAX
+        (1..=limits::LIMIT_COUNT_MAX).contains(&number)
     }
 
     fn duration(&mut self, field: &str, value: crate::wire::time::Duration) -> Option<Duration> {
@@ -162,14 +169,8 @@ impl Wrong {
     }
 
     fn rate(&mut self, rate: &pb::LimitRate) -> Rate {
-        if rate.count == 0 {
-            self.say("rate.count", "must be at least 1; to hold a queue, pause it");
-        }
         self.bound("rate.count", rate.count);
         let burst = rate.burst.unwrap_or(BURST);
-        if burst == 0 {
-            self.say("rate.burst", "must be at least 1");
-        }
         self.bound("rate.burst", burst);
         let per =
             rate.per.map_or(Some(Duration::from_secs(1)), |per| self.duration("rate.per", per));
@@ -268,7 +269,7 @@ mod tests {
             l.ttl = Some(Duration::ZERO.into());
             l.ageing = Some(Duration::from_secs(1).into());
         });
-        let fields = check(&wrong).into_iter().map(|v| v.field).collect::<Vec<_>>();
+        let fields = violations(&wrong).into_iter().map(|v| v.field).collect::<Vec<_>>();
         for field in [
             "queue",
             "key",
@@ -281,10 +282,13 @@ mod tests {
             "ttl",
             "ageing",
         ] {
-            assert!(fields.iter().any(|f| f == field), "{field}: {fields:?}");
+            assert!(
+                fields.iter().any(|f| f.strip_prefix("limit.") == Some(field)),
+                "{field}: {fields:?}"
+            );
         }
-        let fields = |l: &pb::Limit| check(l).into_iter().map(|v| v.field).collect::<Vec<_>>();
+        let fields = |l: &pb::Limit| violations(l).into_iter().map(|v| v.field).collect::<Vec<_>>();
         assert_eq!(fields(&limit(|_| ())), ["limit"]);
-        assert_eq!(fields(&limit(|l| l.fair = Some(pb::LimitFair::default()))), ["key"]);
+        assert_eq!(fields(&limit(|l| l.fair = Some(pb::LimitFair::default()))), ["limit.key"]);
     }
 }

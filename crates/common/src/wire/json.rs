@@ -174,6 +174,7 @@ fn report(word: &str, mut object: Object) -> Result<pb::Event, NotAnEvent> {
         "paused" => Body::Paused(body(o, "Paused")?),
         "resumed" => Body::Resumed(body(o, "Resumed")?),
         "trimmed" => Body::Trimmed(body(o, "Trimmed")?),
+        "document" => Body::Document(Box::new(body(o, "Document")?)),
         _ => return Err(NotAnEvent::UnknownInformational),
     };
     if let Some(metadata) = metadata {

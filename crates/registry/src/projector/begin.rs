@@ -6,7 +6,10 @@ use bus::{
     Cursor, ReadError, Reader, cursors,
     trim::{self, Cut},
 };
-use common::event::{Event, Kind, Policy, PolicyEvent, Trimmed};
+use common::{
+    event::{Event, Kind, Policy, PolicyEvent, Trimmed},
+    id::TaskKey,
+};
 use runtime::telemetry;
 
 use super::{Projector, Stop};
@@ -109,9 +112,11 @@ impl Projector {
     async fn remember(&self, cut: &Cut, floor: u64) -> Result<Cold, ReadError> {
         self.ctx.health.not_ready("it looks for what was carried over the floor of the log");
         let mut cold = Cold::new(floor, cut.sequence);
-        trim::carried(&self.ctx.bus, cut, |at, key, event| {
-            if let Kind::Carried(carried) = &event.kind {
-                cold.remember(at, key, carried);
+        trim::carried(&self.ctx.bus, cut, |at, event| {
+            if let Event::Task(event) = event
+                && let Kind::Carried(carried) = &event.kind
+            {
+                cold.remember(at, TaskKey::new(&event.tenant, &event.id), carried);
             }
         })
         .await?;

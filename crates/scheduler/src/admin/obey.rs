@@ -5,7 +5,9 @@ use common::{
     event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
     id::{QueueName, TaskId, TaskKey, Tenant},
     lifecycle::Phase,
-    pb, subject,
+    pb,
+    policy::Document,
+    subject,
 };
 
 use super::{Changed, Command};
@@ -13,7 +15,7 @@ use crate::{
     lead::Lead,
     orders::{self, Change, Step, Then},
     plan::{Found, Stopping},
-    verdict, why,
+    policies, verdict, why,
     workers::Held,
 };
 
@@ -25,6 +27,9 @@ impl Lead {
                 let _ = reply.send(Err(taking_over()));
             }
             Command::Pause { reply, .. } if !self.decides() => {
+                let _ = reply.send(Err(taking_over()));
+            }
+            Command::ApplyPolicies { reply, .. } if !self.decides() => {
                 let _ = reply.send(Err(taking_over()));
             }
             Command::Change { tenant, ids, change, actor, reply } => {
@@ -46,6 +51,12 @@ impl Lead {
             }
             Command::Queues { reply } => {
                 let _ = reply.send(self.queues());
+            }
+            Command::ApplyPolicies { documents, actor, dry_run, reply } => {
+                let _ = reply.send(self.apply_policies(documents, &actor, dry_run).await);
+            }
+            Command::Policies { request, reply } => {
+                let _ = reply.send(self.policies(&request));
             }
         }
     }
@@ -160,6 +171,45 @@ impl Lead {
         let event = Event::Policy(PolicyEvent { actor, policy });
         let sequence = self.publisher.publish(event).await?;
         Ok(pb::PauseResponse { changed: true, sequence })
+    }
+
+    async fn apply_policies(
+        &mut self,
+        documents: Vec<Document>,
+        actor: &str,
+        dry_run: bool,
+    ) -> Result<pb::ApplyPoliciesResponse, ApiError> {
+        // Versions are counted from what was folded.
+        if self.cursor.sequence < self.policies_at {
+            let message = "another change of policy is on its way";
+            return Err(ApiError::new(ErrorCode::Unavailable, message).hint("ask again"));
+        }
+        let changes = policies::changes(self.planner.policies(), documents)?;
+        let (answers, documents): (Vec<_>, Vec<_>) =
+            changes.into_iter().map(|change| (change.answer, change.document)).unzip();
+        let event = |document| {
+            let policy = Policy::Document(Box::new(document));
+            Event::Policy(PolicyEvent { actor: actor.to_owned(), policy })
+        };
+        let events = documents.into_iter().flatten().map(event).collect::<Vec<_>>();
+        let mut sequence = 0;
+        if !dry_run && !events.is_empty() {
+            sequence = self.publisher.publish_all(events).await?;
+            self.policies_at = sequence;
+        }
+        Ok(pb::ApplyPoliciesResponse { changes: answers, sequence })
+    }
+
+    fn policies(&self, request: &pb::PoliciesRequest) -> pb::PoliciesResponse {
+        let fits = |document: &Document| {
+            let kind = pb::DocumentKind::from(document.body.kind());
+            [kind, pb::DocumentKind::Unspecified].contains(&request.kind())
+                && (request.name.is_empty() || request.name == document.name.as_str())
+        };
+        let known = self.planner.policies().of(None).map(|known| &known.document);
+        pb::PoliciesResponse {
+            documents: known.filter(|d| fits(d)).map(pb::Document::from).collect(),
+        }
     }
 
     fn queues(&self) -> pb::QueuesResponse {

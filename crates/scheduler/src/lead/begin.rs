@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
 use bus::{Cursor, ReadError, Reader, streams};
-use common::event::Kind;
 use futures::{StreamExt as _, stream::BoxStream};
 use runtime::Context;
 use tokio::time::sleep;
@@ -31,12 +30,7 @@ pub(super) async fn planner(ctx: &Context) -> anyhow::Result<(Planner, Reader, b
         return Ok((Planner::default(), open(ctx, None).await?, false));
     };
     let mut planner = Planner::begin_at(&cut.trimmed);
-    let cursor = bus::trim::carried(&ctx.bus, &cut, |at, key, event| {
-        if let Kind::Carried(carried) = &event.kind {
-            planner.preload(at, key, carried);
-        }
-    })
-    .await?;
+    let cursor = bus::trim::carried(&ctx.bus, &cut, |at, event| planner.preload(at, event)).await?;
     planner.preloaded();
     tracing::info!(floor = cut.trimmed.floor, open = planner.open_tasks(), "begins at the floor");
     Ok((planner, open(ctx, Some(cursor)).await?, false))

@@ -4,14 +4,14 @@
 use anyhow::Context as _;
 use bus::{cursors, streams};
 use common::{
-    event::{Event, Kind, TaskEvent},
+    event::{Event, Kind, PolicyEvent, TaskEvent},
     id::{TaskId, TaskKey, Tenant},
     limits, subject,
 };
 
 use super::Lead;
 use crate::{
-    plan::{Found, Ticket},
+    plan::{Found, Pass, Ticket},
     trim::{self, Log, Round, Step, Window},
     verdict::ACTOR,
 };
@@ -84,7 +84,7 @@ impl Lead {
             return Ok(());
         };
         let pass = self.planner.begin_cut(floor);
-        let carried = pass.open.len() + pass.over.len();
+        let carried = pass.open.len() + pass.over.len() + pass.documents.len();
         // A finished task is carried without its submission.
         if trim::is_worth_it(self.planner.marks(), current, floor, pass.open.len()) {
             tracing::info!(floor, last = log.last, carried, "trimming the log");
@@ -108,7 +108,7 @@ impl Lead {
         let Some(round) = &mut self.trimmer.round else { return Ok(()) };
         match round.step(&mut self.planner, cursor, limits::CARRY_TASKS_MAX) {
             Step::Wait => {}
-            Step::Carry(open, over) => self.carry(open, over).await?,
+            Step::Carry(pass) => self.carry(pass).await?,
             Step::Say(trimmed) => {
                 // Otherwise something came in meanwhile: it is folded, and looked at again.
                 if bus::trim::say(&self.ctx.bus, ACTOR, trimmed).await?.is_some() {
@@ -124,14 +124,19 @@ impl Lead {
         Ok(())
     }
 
-    /// Appends tasks again.
-    async fn carry(&mut self, open: Vec<Ticket>, over: Vec<TaskKey>) -> anyhow::Result<()> {
-        let mut events = Vec::with_capacity(open.len() + over.len());
-        for ticket in open {
+    /// Appends tasks and documents again.
+    async fn carry(&mut self, pass: Pass) -> anyhow::Result<()> {
+        let mut events = Vec::with_capacity(pass.open.len() + pass.over.len());
+        for ticket in pass.open {
             events.extend(self.carried(ticket).await?);
         }
-        for key in over {
+        for key in pass.over {
             events.extend(self.carried_over(key).await?);
+        }
+        for id in pass.documents {
+            let policy = self.planner.carry_document(&id, self.cursor.sequence);
+            let event = |policy| Event::Policy(PolicyEvent { actor: ACTOR.into(), policy });
+            events.extend(policy.map(event));
         }
         let sequence = self.publisher.publish_all(events).await?;
         if let Some(round) = &mut self.trimmer.round {

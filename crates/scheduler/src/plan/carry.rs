@@ -7,8 +7,9 @@
 //! How a planner begins at a floor is in `plan/cold.rs`.
 
 use common::{
-    event::{Carried, Pause, Trimmed},
+    event::{Carried, Pause, Policy, Trimmed},
     id::TaskKey,
+    policy,
     task::TaskSpec,
     time::Timestamp,
 };
@@ -32,14 +33,21 @@ pub struct Pass {
     pub open: Vec<Ticket>,
     /// Finished tasks.
     pub over: Vec<TaskKey>,
+    /// Limits, schedules and task types.
+    pub documents: Vec<policy::Id>,
     /// Open tasks about which something is being decided: their turn comes after that.
     pub undecided: usize,
 }
 
 impl Pass {
+    /// Whether nothing is to be appended now.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.over.is_empty() && self.documents.is_empty()
+    }
+
     /// Whether the log can be cut.
     pub fn is_done(&self) -> bool {
-        self.open.is_empty() && self.over.is_empty() && self.undecided == 0
+        self.is_empty() && self.undecided == 0
     }
 }
 
@@ -86,6 +94,7 @@ impl Planner {
             end.created.0 < floor && end.used >= floor && !self.is_carried_over(*key, floor)
         });
         pass.over = over.map(|(key, _)| key).collect();
+        pass.documents = self.policies.to_carry(floor);
         pass
     }
 
@@ -123,7 +132,8 @@ impl Planner {
         let over = over.into_iter().filter(left).collect::<Vec<_>>();
         let decided = |ticket: &Ticket| self.entry(*ticket).is_some_and(|e| e.deciding.is_none());
         let (ready, undecided): (Vec<_>, Vec<_>) = open.iter().copied().partition(decided);
-        let pass = Pass { open: ready, over: over.clone(), undecided: undecided.len() };
+        let documents = self.policies.to_carry(floor);
+        let pass = Pass { open: ready, over: over.clone(), documents, undecided: undecided.len() };
         self.cut = Some(Cut { floor, open, over });
         pass
     }
@@ -202,6 +212,11 @@ impl Planner {
         })
     }
 
+    /// A document as it holds after the message `as_of`.
+    pub fn carry_document(&self, id: &policy::Id, as_of: u64) -> Option<Policy> {
+        self.policies.carry(id, as_of).map(|document| Policy::Document(Box::new(document)))
+    }
+
     /// What is said when the log is cut at `floor`, after the message `as_of`.
     pub fn trim_at(&self, floor: u64, as_of: u64) -> Trimmed {
         let all = self.paused.iter().map(|reason| Pause { queue: None, reason: reason.clone() });
@@ -251,6 +266,7 @@ impl Planner {
     pub(super) fn trimmed(&mut self, at: u64, trimmed: &Trimmed) {
         self.marks.cut(at);
         self.over.forget_before(trimmed.floor);
+        self.policies.trimmed(trimmed.floor);
         if trimmed.as_of < self.pauses_known {
             // An older cut than the one that it began at.
             return;

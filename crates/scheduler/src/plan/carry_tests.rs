@@ -111,9 +111,7 @@ fn cold(log: &[Event]) -> Planner {
     let cut = cut.expect("a cut");
     let mut planner = Planner::begin_at(cut);
     for (sequence, event) in (cut.floor..).zip(&log[cut.floor as usize - 1..]) {
-        if let Event::Task(TaskEvent { tenant, id, kind: Kind::Carried(body), .. }) = event {
-            planner.preload((sequence, 0), TaskKey::new(tenant, id), body);
-        }
+        planner.preload((sequence, 0), event);
     }
     planner.preloaded();
     for sequence in cut.floor..=log.len() as u64 {

@@ -5,7 +5,7 @@
 //! what one knows that has read everything.
 
 use common::{
-    event::{Carried, Pause, Trimmed},
+    event::{Carried, Event, Kind, Pause, Policy, Trimmed},
     id::{QueueName, TaskKey},
     lifecycle::Phase,
     task::{DEFAULT_QUEUE, TaskSpec},
@@ -38,8 +38,26 @@ impl Planner {
         planner
     }
 
-    /// Takes in a carried task that lies there, before the log is read on from the floor.
-    pub fn preload(&mut self, at: (u64, u32), key: TaskKey, carried: &Carried) {
+    /// Takes in what was carried, if this event carries something, before the log is read on from the
+    /// floor.
+    pub fn preload(&mut self, at: (u64, u32), event: &Event) {
+        match event {
+            Event::Task(event) => {
+                if let Kind::Carried(carried) = &event.kind {
+                    self.preload_task(at, TaskKey::new(&event.tenant, &event.id), carried);
+                }
+            }
+            Event::Policy(event) => {
+                if let Policy::Document(document) = &event.policy {
+                    self.policies.preload(self.floor, document);
+                    self.policy_changed(&document.id());
+                }
+            }
+        }
+    }
+
+    /// Takes in a carried task that lies there.
+    fn preload_task(&mut self, at: (u64, u32), key: TaskKey, carried: &Carried) {
         let newer = self.known.get(&key).is_none_or(|as_of| *as_of < carried.as_of);
         if carried.as_of + 1 < self.floor || !newer {
             return;

@@ -70,7 +70,11 @@ fn same_shape(old: &[Named], new: &[Named]) -> bool {
 impl Planner {
     /// Sets a limit, or takes it away. What is out stays out; from here on the new numbers hold, for
     /// tasks that wait already as well.
-    pub fn set_limit(&mut self, name: &str, limit: Option<Limit>, since: u64) {
+    pub(super) fn set_limit(&mut self, name: &str, limit: Option<Limit>, since: u64) {
+        let before = self.control.limits.get(name).map(|named| (&named.limit, named.since));
+        if before == limit.as_ref().map(|limit| (limit, since)) {
+            return;
+        }
         let mut queues = BTreeSet::new();
         queues.extend(self.control.limits.remove(name).map(|named| named.limit.queue));
         if let Some(limit) = limit {
@@ -80,11 +84,6 @@ impl Planner {
         for queue in queues {
             self.limits_changed(&queue);
         }
-    }
-
-    /// Every limit, by name.
-    pub fn limits(&self) -> impl Iterator<Item = &Named> {
-        self.control.limits.values()
     }
 
     /// The limits of a task's queue.

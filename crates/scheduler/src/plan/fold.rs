@@ -1,7 +1,7 @@
 //! **Pure.** What each event of the log does to the backlog.
 
 use common::{
-    event::{Event, Kind, Policy, TaskEvent},
+    event::{Event, Kind, TaskEvent},
     id::{QueueName, TaskKey},
     lifecycle::{self, Phase, State},
     task::{DEFAULT_QUEUE, TaskSpec},
@@ -40,24 +40,6 @@ impl Planner {
                 Folded { policy: true, ..Folded::default() }
             }
             Event::Task(event) => self.task((sequence, index), event, now_ms),
-        }
-    }
-
-    fn policy(&mut self, at: u64, policy: &Policy) {
-        let (queue, reason) = match policy {
-            Policy::Paused { queue, reason } => (queue, Some(reason.clone())),
-            Policy::Resumed { queue } => (queue, None),
-            Policy::Trimmed(trimmed) => return self.trimmed(at, trimmed),
-        };
-        if at <= self.pauses_known {
-            return;
-        }
-        match queue {
-            None => self.paused = reason,
-            Some(name) => {
-                let id = self.queue_id(name);
-                self.queue_mut(id).paused = reason;
-            }
         }
     }
 

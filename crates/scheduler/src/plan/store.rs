@@ -17,8 +17,8 @@ use prost::Message as _;
 pub use self::stored::Stored;
 pub(super) use self::stored::StoredRate;
 use self::stored::{
-    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredEdge, StoredEnd, StoredKey, StoredQueue,
-    StoredTask,
+    StoredAlarm, StoredCarriage, StoredCarriedOver, StoredDocument, StoredEdge, StoredEnd,
+    StoredKey, StoredQueue, StoredTask,
 };
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
 use crate::{flow::Refusal, graph::Edge};
@@ -157,6 +157,15 @@ impl Planner {
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
             rates: self.store_rates(),
+            documents: self
+                .policies
+                .all()
+                .map(|(known, anchor)| StoredDocument {
+                    document: (&known.document).into(),
+                    sequence: known.sequence,
+                    anchor,
+                })
+                .collect(),
             ..Stored::default()
         }
     }
@@ -231,6 +240,10 @@ impl Planner {
         for kind in &stored.kinds {
             planner.kind_id(kind);
         }
+        for StoredDocument { document, sequence, anchor } in stored.documents {
+            planner.policies.restore(document.try_into().ok()?, sequence, anchor);
+        }
+        planner.policies_restored();
         for end in stored.over {
             planner.over.insert(key(end.key), restore_end(&end)?);
         }

@@ -4,17 +4,17 @@
 //! The shell takes the steps. One that fails gives the round up: until the log says that it was cut
 //! nothing has happened, and after that the purge may come any time.
 
-use common::{event::Trimmed, id::TaskKey};
+use common::event::Trimmed;
 
-use crate::plan::{Pass, Planner, Ticket};
+use crate::plan::{Pass, Planner};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing, until more of the log is folded.
     Wait,
-    /// Append these again: open tasks, oldest submission first, and finished ones.
-    Carry(Vec<Ticket>, Vec<TaskKey>),
+    /// Append these again, open tasks in the order of their submissions.
+    Carry(Pass),
     /// Say that the log was cut, right after the message that the cut names.
     Say(Trimmed),
     /// Take away what lies below this message; that ends the round.
@@ -26,8 +26,7 @@ pub enum Step {
 pub struct Round {
     floor: u64,
     /// What is still to be carried, the oldest last.
-    open: Vec<Ticket>,
-    over: Vec<TaskKey>,
+    left: Pass,
     /// The last message that was carried: what follows waits until it is folded.
     carried_at: u64,
     said: bool,
@@ -36,10 +35,7 @@ pub struct Round {
 impl Round {
     /// Begins with what [`Planner::begin_cut`] found.
     pub fn new(floor: u64, pass: Pass) -> Self {
-        let mut round =
-            Self { floor, open: Vec::new(), over: Vec::new(), carried_at: 0, said: false };
-        round.take(pass);
-        round
+        Self { floor, left: reversed(pass), carried_at: 0, said: false }
     }
 
     /// Where the log is cut.
@@ -47,13 +43,8 @@ impl Round {
         self.floor
     }
 
-    fn take(&mut self, Pass { mut open, over, .. }: Pass) {
-        open.reverse();
-        (self.open, self.over) = (open, over);
-    }
-
-    /// What to do now that the log is folded up to `cursor`; at most so many tasks of each kind are
-    /// carried at once.
+    /// What to do now that the log is folded up to `cursor`; at most so many tasks and documents of
+    /// each kind are carried at once.
     pub fn step(&mut self, planner: &mut Planner, cursor: u64, most: usize) -> Step {
         if self.said {
             if planner.floor() < self.floor {
@@ -62,7 +53,7 @@ impl Round {
             planner.end_cut();
             return Step::Purge(self.floor);
         }
-        if self.open.is_empty() && self.over.is_empty() {
+        if self.left.is_empty() {
             if cursor < self.carried_at {
                 return Step::Wait;
             }
@@ -70,12 +61,14 @@ impl Round {
             if pass.is_done() {
                 return Step::Say(planner.trim_at(self.floor, cursor));
             }
-            self.take(pass);
+            self.left = reversed(pass);
         }
-        let mut open = self.open.split_off(self.open.len().saturating_sub(most));
-        open.reverse();
-        let over = self.over.split_off(self.over.len().saturating_sub(most));
-        Step::Carry(open, over)
+        Step::Carry(reversed(Pass {
+            open: some(&mut self.left.open, most),
+            over: some(&mut self.left.over, most),
+            documents: some(&mut self.left.documents, most),
+            undecided: 0,
+        }))
     }
 
     /// What was to be carried lies in the log up to there.
@@ -87,6 +80,16 @@ impl Round {
     pub fn said(&mut self) {
         self.said = true;
     }
+}
+
+fn reversed(mut pass: Pass) -> Pass {
+    pass.open.reverse();
+    pass
+}
+
+/// At most so many of the last.
+fn some<T>(left: &mut Vec<T>, most: usize) -> Vec<T> {
+    left.split_off(left.len().saturating_sub(most))
 }
 
 #[cfg(test)]
@@ -119,10 +122,10 @@ mod tests {
         fold(&mut planner, 1, &about(Kind::Created(Box::new(spec.clone()))));
         let pass = planner.begin_cut(2);
         let mut round = Round::new(2, pass);
-        let Step::Carry(open, over) = round.step(&mut planner, 1, 9) else { unreachable!() };
-        assert!(over.is_empty());
+        let Step::Carry(pass) = round.step(&mut planner, 1, 9) else { unreachable!() };
+        assert!(pass.over.is_empty());
         let carried: Carried =
-            planner.carry(open[0], Some(&spec), Timestamp::default(), 1).unwrap();
+            planner.carry(pass.open[0], Some(&spec), Timestamp::default(), 1).unwrap();
         round.carried(2);
         assert_eq!(round.step(&mut planner, 1, 9), Step::Wait, "it is not read back");
         fold(&mut planner, 2, &about(Kind::Carried(Box::new(carried))));

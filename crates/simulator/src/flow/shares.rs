@@ -4,12 +4,12 @@ use common::{
     event::{Event, Kind, TaskEvent},
     id::{TaskId, Tenant},
     pb,
-    policy::limit::Limit,
+    policy::Body,
     time::Timestamp,
 };
 use scheduler::plan::{Planner, Ticket};
 
-use super::{CUSTOMERS, QUEUE, key, model::broken, spec};
+use super::{CUSTOMERS, QUEUE, document, key, model::broken, spec};
 use crate::{invariants::Broken, random::Random};
 
 /// Tasks of a key that are ready at once.
@@ -37,7 +37,8 @@ pub fn run(seed: u64, releases: usize) -> Result<(), Broken> {
         concurrency: (seed % 2 == 0).then_some(12),
         ..pb::Limit::default()
     };
-    planner.set_limit("fair", Some(Limit::parse(&limit).expect("a limit")), 1);
+    let event = document("fair", 1, Body::Limit(Box::new(limit)));
+    planner.fold((1, 0), Timestamp::from_micros(1), &event, 1);
     let mut world =
         World { planner, sequence: 1, ready: [0; 6], gone: Vec::new(), out: Vec::new() };
     world.planner.lead(Timestamp::from_micros(1), 1);

@@ -2,7 +2,7 @@
 //! release, move the fence, find out, compare, call back, settle.
 
 use common::{
-    event::{Event, Kind, TaskEvent},
+    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
     id::{TaskKey, Tenant},
     lifecycle::Phase,
     subject,
@@ -12,7 +12,7 @@ use common::{
 use scheduler::{
     orders::{self, Then},
     plan::{Decision, Entry, Place},
-    verdict,
+    policies, verdict,
 };
 
 use super::{Goal, Point, Scheduler, Stage};
@@ -246,6 +246,19 @@ impl Scheduler {
         world.note(|_| format!("{} is asked: {order:?}", self.name()));
         let (event, then) = match order {
             Order::Pause(queue, begins) => (client::policy(queue, begins), Then::Nothing),
+            // Versions are counted from what was folded.
+            Order::Limit(..) if self.cursor < world.log.last() => return self.act(world),
+            Order::Limit(name, room) => {
+                let document = client::document(name, room);
+                let changes = policies::changes(self.planner.policies(), vec![document]);
+                let changes = changes.unwrap_or_default();
+                let Some(document) = changes.into_iter().find_map(|change| change.document) else {
+                    return self.act(world);
+                };
+                let policy = Policy::Document(Box::new(document));
+                let event = PolicyEvent { actor: "operator".into(), policy };
+                (Event::Policy(event), Then::Nothing)
+            }
             Order::Change(id, change) => {
                 let tenant = Tenant::default();
                 let step = orders::step(&self.planner, TaskKey::new(&tenant, &id), &change);

@@ -1,8 +1,7 @@
 //! **Pure.** How a scheduler begins: from a snapshot, old or new, or from the log alone.
 
 use common::{
-    event::{Event, Kind, Policy, PolicyEvent},
-    id::TaskKey,
+    event::{Event, Policy, PolicyEvent},
     lifecycle::FOLD_VERSION,
 };
 use prost::Message as _;
@@ -118,11 +117,8 @@ pub fn begin(world: &World, end: u64) -> (Planner, u64) {
     let mut planner = Planner::begin_at(trimmed);
     for message in messages.iter().filter(|m| (trimmed.floor..=sequence).contains(&m.sequence)) {
         for (index, item) in (0..).zip(&message.items) {
-            if let Ok(Event::Task(event)) = item
-                && let Kind::Carried(carried) = &event.kind
-            {
-                let key = TaskKey::new(&event.tenant, &event.id);
-                planner.preload((message.sequence, index), key, carried);
+            if let Ok(event) = item {
+                planner.preload((message.sequence, index), event);
             }
         }
     }
@@ -137,6 +133,9 @@ pub fn compare(world: &World, warm: &Scheduler) -> Result<(), Broken> {
     let purged = world.log.first > 1 && warm.planner.floor() < world.log.first;
     if purged || !warm.planner.is_settled() {
         return Ok(());
+    }
+    if warm.cursor == world.log.last() {
+        invariants::policy_is_kept(&world.truth, &warm.planner)?;
     }
     let (mut cold, from) = begin(world, warm.cursor);
     fold_up_to(world, &mut cold, from, warm.cursor);

@@ -3,11 +3,11 @@
 
 use common::{
     event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
-    id::{TaskId, TaskKey, Tenant},
+    id::{TaskId, Tenant},
     time::Timestamp,
 };
 use scheduler::{
-    plan::{Found, Ticket},
+    plan::{Found, Pass, Ticket},
     trim::{Round, Step},
 };
 
@@ -89,7 +89,7 @@ impl Scheduler {
         let Some(round) = &mut self.trimmer.round else { return Ok(()) };
         match round.step(&mut self.planner, self.cursor, most) {
             Step::Wait => Ok(()),
-            Step::Carry(open, over) => self.carry(world, open, over),
+            Step::Carry(pass) => self.carry(world, pass),
             Step::Say(trimmed) => {
                 let policy = Policy::Trimmed(trimmed);
                 let event = Event::Policy(PolicyEvent { actor: "scheduler".into(), policy });
@@ -103,17 +103,17 @@ impl Scheduler {
         }
     }
 
-    fn carry(
-        &mut self,
-        world: &mut World,
-        open: Vec<Ticket>,
-        over: Vec<TaskKey>,
-    ) -> Result<(), Broken> {
+    fn carry(&mut self, world: &mut World, pass: Pass) -> Result<(), Broken> {
         let mut events = Vec::new();
-        for ticket in open {
+        for ticket in pass.open {
             events.extend(self.carried(world, ticket)?);
         }
-        for key in over {
+        for id in pass.documents {
+            let policy = self.planner.carry_document(&id, self.cursor);
+            let event = |policy| Event::Policy(PolicyEvent { actor: "scheduler".into(), policy });
+            events.extend(policy.map(event));
+        }
+        for key in pass.over {
             let Some(Found::Over(end)) = self.planner.find(key) else { continue };
             let at = (end.sequence, end.index);
             let Some((names, _)) = report(world, at) else {

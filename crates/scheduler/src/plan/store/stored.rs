@@ -1,5 +1,7 @@
 //! **Pure.** The messages of a snapshot.
 
+use common::pb;
+
 use crate::trim::Marks;
 
 /// The whole backlog.
@@ -34,8 +36,20 @@ pub struct Stored {
     pub(super) carried_over: Vec<StoredCarriedOver>,
     #[prost(message, optional, tag = "13")]
     pub(super) marks: Option<Marks>,
+    #[prost(message, repeated, tag = "14")]
+    pub(super) documents: Vec<StoredDocument>,
     #[prost(message, repeated, tag = "20")]
     pub(super) rates: Vec<StoredRate>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StoredDocument {
+    #[prost(message, required, tag = "1")]
+    pub(super) document: pb::Document,
+    #[prost(uint64, tag = "2")]
+    pub(super) sequence: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) anchor: u64,
 }
 
 /// A key as two words: it takes no memory of its own.

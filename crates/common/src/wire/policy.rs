@@ -1,0 +1,68 @@
+//! **Pure.** Policy events as messages, and back.
+
+use super::{Body, NotAnEvent, undecodable};
+use crate::{
+    error::ApiError,
+    event::{Pause, Policy, Trimmed},
+    id::QueueName,
+    pb,
+    policy::Document,
+    time::Timestamp,
+};
+
+pub(super) fn paused(body: &pb::Paused) -> Result<Policy, NotAnEvent> {
+    Ok(Policy::Paused { queue: optional_queue(&body.queue)?, reason: body.reason.clone() })
+}
+
+pub(super) fn resumed(body: &pb::Resumed) -> Result<Policy, NotAnEvent> {
+    Ok(Policy::Resumed { queue: optional_queue(&body.queue)? })
+}
+
+pub(super) fn document(body: pb::Document) -> Result<Policy, NotAnEvent> {
+    let problem = |violations| NotAnEvent::Undecodable(ApiError::invalid(violations).to_string());
+    Document::try_from(body).map(Box::new).map(Policy::Document).map_err(problem)
+}
+
+pub(super) fn trimmed(body: pb::Trimmed) -> Result<Policy, NotAnEvent> {
+    let pause = |pause: pb::Paused| {
+        Ok(Pause { queue: optional_queue(&pause.queue)?, reason: pause.reason })
+    };
+    Ok(Policy::Trimmed(Trimmed {
+        floor: body.floor,
+        as_of: body.as_of,
+        clock: body.clock.map(Timestamp::from).unwrap_or_default(),
+        pauses: body.pauses.into_iter().map(pause).collect::<Result<_, _>>()?,
+    }))
+}
+
+fn optional_queue(name: &str) -> Result<Option<QueueName>, NotAnEvent> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    QueueName::parse(name).map(Some).map_err(|e| undecodable("queue", &e))
+}
+
+/// The message of a policy event.
+pub(super) fn to_pb(policy: &Policy) -> Body {
+    match policy {
+        Policy::Paused { queue, reason } => Body::Paused(pause(queue.as_ref(), reason)),
+        Policy::Resumed { queue } => {
+            Body::Resumed(pb::Resumed { queue: queue_name(queue.as_ref()) })
+        }
+        Policy::Trimmed(trimmed) => Body::Trimmed(pb::Trimmed {
+            floor: trimmed.floor,
+            as_of: trimmed.as_of,
+            clock: Some(trimmed.clock.into()),
+            pauses: trimmed.pauses.iter().map(|p| pause(p.queue.as_ref(), &p.reason)).collect(),
+        }),
+        Policy::Document(document) => Body::Document(Box::new(pb::Document::from(&**document))),
+    }
+}
+
+fn pause(queue: Option<&QueueName>, reason: &str) -> pb::Paused {
+    pb::Paused { queue: queue_name(queue), reason: reason.to_owned() }
+}
+
+fn queue_name(queue: Option<&QueueName>) -> String {
+    queue.map(ToString::to_string).unwrap_or_default()
+}
