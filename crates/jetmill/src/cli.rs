@@ -7,7 +7,7 @@ use common::id::Tenant;
 
 use crate::{
     bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
-    exit::Exit, list, live, log, queue, serve, services, show, stats, submit, worker,
+    exit::Exit, limit, list, live, log, queue, serve, services, show, stats, submit, worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.
@@ -101,6 +101,9 @@ enum Client {
     /// Look at queues and pause them
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Look at limits and set them
+    #[command(subcommand)]
+    Limit(limit::Command),
     /// Look at workers and send them away
     #[command(subcommand)]
     Worker(worker::Command),
@@ -168,6 +171,7 @@ async fn ask(session: &Session, command: Client) -> anyhow::Result<Exit> {
         Client::Pause(args) => queue::pause(session, args).await,
         Client::Resume(args) => queue::resume(session, args).await,
         Client::Queue(command) => queue::run(session, command).await,
+        Client::Limit(command) => limit::run(session, command).await,
         Client::Worker(command) => worker::run(session, command).await,
         Client::Dead(command) => dead::run(session, command).await,
         Client::Log(command) => log::run(session, command).await,

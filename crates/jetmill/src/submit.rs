@@ -11,7 +11,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use common::{error::ApiError, pb, task::TaskSpec};
 
-pub(crate) use parse::parse_duration;
+pub(crate) use parse::{parse_duration, parse_time};
 
 use crate::{
     connect::{Session, read_text},

@@ -128,7 +128,7 @@ fn waiting(
             }
         };
         reasons.push(reason("no_worker", message, hint));
-    } else if entry.place == Place::Ready && queue.paused.is_none() && all_paused.is_none() {
+    } else if entry.place == Place::Ready && reasons.iter().all(|reason| reason.code == "key") {
         let ahead = planner.ahead(ticket).unwrap_or(0);
         let message = format!(
             "{} tasks of queue {name} are out, of {window} that may be; {ahead} go before it",

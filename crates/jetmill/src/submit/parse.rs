@@ -25,7 +25,7 @@ pub(super) fn parse_json(flag: &str, text: &str) -> Result<pb::Json, ApiError> {
 }
 
 /// Reads a point in time.
-pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).ok_or("write it as 2026-11-21T08:00:00Z".into())
 }
 
