@@ -35,6 +35,9 @@ use self::{
 };
 use crate::plan::Ticket;
 
+/// Stands for a key that is not known yet: what has it waits until it is.
+pub const UNKNOWN: &str = "\0";
+
 /// A limit with its name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Named {
@@ -78,6 +81,8 @@ pub struct Flow {
     promotions: BTreeSet<(i64, u32)>,
     /// Buckets with arrivals to be judged.
     fresh: BTreeSet<u32>,
+    /// For each limit the last start of something whose key was not known: it may have been any.
+    hidden: Vec<i64>,
     /// Virtual time: where the key was that went last.
     pass: u64,
     /// The newest `since` of a task: the next one's is later, so that it also orders them.
@@ -98,6 +103,7 @@ impl Flow {
         let ageing = limits.iter().filter_map(|named| named.limit.ageing).min();
         self.ageing = ageing.map(|ageing| ageing.as_micros() as i64);
         self.limits = limits;
+        self.hidden.resize(self.limits.len(), i64::MIN);
         if self.gates.is_empty() {
             let gates =
                 self.limits.iter().enumerate().filter(|(_, named)| named.limit.key.is_none());
@@ -199,7 +205,8 @@ impl Flow {
 
     fn hold(&self, bucket: u32, now: i64) -> Option<Hold> {
         let bucket = self.buckets.get(bucket as usize)?;
-        bucket.hold(&self.limits.get(bucket.limit)?.limit, now)
+        let hidden = self.hidden.get(bucket.limit).copied().unwrap_or(i64::MIN);
+        bucket.hold(&self.limits.get(bucket.limit)?.limit, now, hidden)
     }
 
     /// The bucket that holds a lane; the gates are looked at before.
@@ -242,12 +249,12 @@ impl Flow {
         }
     }
 
-    /// Puts a lane that is nowhere among those that may go on.
+    /// Puts a lane that is nowhere among those that may go on; one whose keys are not known waits.
     fn place(&mut self, lane: u32, now: i64) {
-        if let Some(rank) = self.rank(lane, now) {
-            self.stand(lane, At::Eligible(rank));
-            self.promote(lane, now);
-        }
+        let Some(rank) = self.rank(lane, now) else { return };
+        let unknown = self.lanes.get(lane as usize).and_then(|lane| lane.unknown);
+        self.stand(lane, unknown.map_or(At::Eligible(rank), |bucket| At::Parked(bucket, rank)));
+        self.promote(lane, now);
     }
 
     fn promote(&mut self, id: u32, now: i64) {

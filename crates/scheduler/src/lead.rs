@@ -85,8 +85,8 @@ pub(crate) struct Lead {
     releases_at: u64,
     /// Whether a snapshot says which log this is.
     is_known: bool,
-    /// Whether keys of more tasks are to be read at once.
-    more_keys: bool,
+    /// Whether a submission could not be read: the next tick tries again.
+    keys_failed: bool,
 }
 
 /// What became of the messages of one release, and whose they were.
@@ -127,7 +127,7 @@ pub(crate) async fn run(
         released: 0,
         releases_at: 0,
         is_known,
-        more_keys: false,
+        keys_failed: false,
         config,
         ctx,
     };
@@ -189,7 +189,7 @@ impl Lead {
         if !self.office.leads() {
             return TICK;
         }
-        if self.more_keys {
+        if !self.keys_failed && self.planner.has_unkeyed() {
             return Duration::ZERO;
         }
         let now = self.ctx.clock.now();

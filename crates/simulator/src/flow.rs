@@ -24,7 +24,7 @@ use scheduler::{
     plan::{Decision, Found, Planner, Stored, Ticket},
 };
 
-use self::model::{Model, Place};
+use self::model::Model;
 use crate::{invariants::Broken, random::Random};
 
 /// The queue of all tasks.
@@ -32,7 +32,7 @@ const QUEUE: &str = "q";
 /// The keys, the busiest first.
 const CUSTOMERS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// Tasks that are open at once, at most.
-const OPEN_MAX: usize = 120;
+const OPEN_MAX: usize = 80;
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -131,7 +131,7 @@ impl World {
 
     fn decree(&mut self, name: &'static str, limit: Option<pb::Limit>) {
         let parsed = limit.as_ref().map(|limit| Limit::parse(limit).expect("a limit"));
-        self.model.set_limit(name, parsed, self.now_us);
+        self.model.set_limit(name, parsed);
         let version = self.versions.entry(name).or_default();
         *version += 1;
         let none = Body::Removed(policy::Kind::Limit);
@@ -262,20 +262,28 @@ impl World {
         self.beat();
         let (now, now_ms) = (self.now(), self.now_ms());
         self.leader.tick(now, now_ms);
+        let mut ends = Vec::new();
         for (ticket, decision) in self.leader.take_decisions(1_000) {
             let entry = self.leader.entry(ticket).expect("it is open");
             let id = self.model.by_key(entry.key).id.clone();
             self.model.may_end(&id, decision, self.now_us)?;
+            ends.push((id, decision));
+        }
+        for (id, decision) in ends {
             self.model.over(&id);
             self.outcome.refused += 1;
             match decision {
-                Decision::Refused(Refusal::TooMany) | Decision::Expired => {
-                    self.say_of(&id, Kind::Failed(Box::default()));
-                }
+                Decision::Refused(Refusal::TooMany) => self.fail(&id, pb::Cause::Rejected),
+                Decision::Expired => self.fail(&id, pb::Cause::Expired),
                 _ => self.say_of(&id, Kind::Skipped(pb::Skipped::default())),
             }
         }
-        self.model.enough_wait(self.now_us)
+        self.model.enough_wait()
+    }
+
+    fn fail(&mut self, id: &str, cause: pb::Cause) {
+        let body = pb::Failed { cause: cause.into(), ..pb::Failed::default() };
+        self.say_of(id, Kind::Failed(Box::new(body)));
     }
 
     fn release(&mut self) -> Result<(), Broken> {
@@ -359,7 +367,7 @@ fn spec(id: &str, customer: &str, priority: u8) -> TaskSpec {
 /// One of the limits, with other numbers, or its end.
 fn menu(random: &mut Random, now_us: i64) -> (&'static str, Option<pb::Limit>) {
     let ms = |ms: u64| Some(std::time::Duration::from_millis(ms).into());
-    let name = model::NAMES[random.below(model::NAMES.len())];
+    let name = model::NAMES[random.weighted(&[3, 1, 1, 3, 3, 2, 1, 3])];
     if random.one_in(4) {
         return (name, None);
     }
@@ -400,10 +408,4 @@ fn menu(random: &mut Random, now_us: i64) -> (&'static str, Option<pb::Limit>) {
 /// The key of a task's id.
 fn key(id: &str) -> TaskKey {
     TaskKey::new(&Tenant::default(), &TaskId::parse(id).expect("an id"))
-}
-
-impl Model {
-    fn refused(&mut self, id: &str) {
-        self.set_place(id, Place::Waiting);
-    }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use common::policy::limit::{Limit, Singleton};
+use common::policy::limit::{Debounce, Limit, Singleton};
 
 use crate::plan::Ticket;
 
@@ -30,6 +30,8 @@ pub struct Arrival {
     pub ticket: Ticket,
     /// When it came, in microseconds.
     pub at: i64,
+    /// Its place among all submissions: the newest has the highest.
+    pub order: u64,
     /// It came just now; otherwise it was judged by an earlier leader and comes back from what was
     /// stored.
     pub is_new: bool,
@@ -41,7 +43,7 @@ pub(super) struct Arrivals {
     /// Not judged yet.
     new: VecDeque<Arrival>,
     /// The one that stands.
-    kept: Option<Ticket>,
+    kept: Option<Arrival>,
     /// When the first of the burst came, in microseconds.
     first: i64,
     held_until: i64,
@@ -79,7 +81,7 @@ impl Arrivals {
 
     /// The one that stands, and what is not judged.
     pub(super) fn list(&self) -> impl Iterator<Item = Arrival> {
-        let kept = self.kept.map(|ticket| Arrival { ticket, at: self.first, is_new: false });
+        let kept = self.kept.map(|kept| Arrival { is_new: false, ..kept });
         kept.into_iter().chain(self.new.iter().copied())
     }
 
@@ -108,29 +110,46 @@ impl Arrivals {
         waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
         refused: &mut Vec<(Ticket, Refusal)>,
     ) {
-        while let Some(Arrival { ticket, at, is_new }) = self.new.pop_front() {
-            if !waits(ticket, refused) {
+        while let Some(arrival) = self.new.pop_front() {
+            if !waits(arrival.ticket, refused) {
                 continue;
             }
-            let kept = self.kept.filter(|kept| *kept != ticket && waits(*kept, refused));
+            let stands =
+                |kept: &Arrival| kept.ticket != arrival.ticket && waits(kept.ticket, refused);
+            let kept = self.kept.filter(stands);
             if let Some(debounce) = limit.debounce {
-                let is_known = !is_new && self.first > i64::MIN;
-                match kept {
-                    Some(kept) => refused.push((kept, Refusal::Superseded)),
-                    None if is_known => {}
-                    None => self.first = at,
-                }
-                if !is_known {
-                    let quiet = at.saturating_add(debounce.quiet.as_micros() as i64);
-                    let longest = self.first.saturating_add(debounce.longest.as_micros() as i64);
-                    self.held_until = quiet.min(longest);
-                }
-                self.kept = Some(ticket);
+                self.calm(arrival, kept, debounce, refused);
             } else if limit.singleton == Some(Singleton::Waiting) && kept.is_some() {
-                refused.push((ticket, Refusal::Duplicate));
+                refused.push((arrival.ticket, Refusal::Duplicate));
             } else {
-                self.kept = Some(ticket);
+                self.kept = Some(arrival);
             }
         }
+    }
+
+    /// Of those that wait the newest stands.
+    fn calm(
+        &mut self,
+        arrival: Arrival,
+        kept: Option<Arrival>,
+        debounce: Debounce,
+        refused: &mut Vec<(Ticket, Refusal)>,
+    ) {
+        let is_known = !arrival.is_new && self.first > i64::MIN;
+        match kept {
+            Some(kept) if kept.order > arrival.order => {
+                refused.push((arrival.ticket, Refusal::Superseded));
+                return;
+            }
+            Some(kept) => refused.push((kept.ticket, Refusal::Superseded)),
+            None if is_known => {}
+            None => self.first = arrival.at,
+        }
+        if !is_known {
+            let quiet = arrival.at.saturating_add(debounce.quiet.as_micros() as i64);
+            let longest = self.first.saturating_add(debounce.longest.as_micros() as i64);
+            self.held_until = quiet.min(longest);
+        }
+        self.kept = Some(arrival);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use common::policy::limit::{Limit, Rate};
 
-use super::{arrivals::Arrivals, lane::Rank};
+use super::{UNKNOWN, arrivals::Arrivals, lane::Rank};
 
 /// How far virtual time moves for one release of weight 1.
 pub(super) const STEP: u64 = 1 << 24;
@@ -28,13 +28,15 @@ pub enum Hold {
     Debounce(i64),
     /// It is paused until then.
     Paused(i64),
+    /// The key is not known yet.
+    Unknown,
 }
 
 impl Hold {
     /// When it ends by itself.
     pub fn until(self) -> Option<i64> {
         match self {
-            Self::Full { .. } => None,
+            Self::Full { .. } | Self::Unknown => None,
             Self::Rate(at) | Self::Debounce(at) | Self::Paused(at) => Some(at),
         }
     }
@@ -79,8 +81,16 @@ impl Bucket {
         }
     }
 
+    /// Whether it stands for keys that are not known yet.
+    pub(super) fn is_unknown(&self) -> bool {
+        *self.key == *UNKNOWN
+    }
+
     /// Why nothing of this key may start now.
-    pub(super) fn hold(&self, limit: &Limit, now: i64) -> Option<Hold> {
+    pub(super) fn hold(&self, limit: &Limit, now: i64, hidden: i64) -> Option<Hold> {
+        if self.is_unknown() {
+            return Some(Hold::Unknown);
+        }
         if let Some(until) = limit.paused_until.map(|at| at.micros()).filter(|at| *at > now) {
             return Some(Hold::Paused(until));
         }
@@ -91,14 +101,15 @@ impl Bucket {
         if let Some(until) = held.filter(|until| *until > now) {
             return Some(Hold::Debounce(until));
         }
-        let due = limit.rate.map(|rate| earliest(rate, self.next));
+        let due = limit.rate.map(|rate| earliest(rate, self.next.max(used_up(rate, hidden))));
         due.filter(|due| *due > now).map(Hold::Rate)
     }
 
     /// A start takes its place in the rate.
-    pub(super) fn charge(&mut self, limit: &Limit, at: i64) {
+    pub(super) fn charge(&mut self, limit: &Limit, at: i64, hidden: i64) {
         if let Some(rate) = limit.rate {
-            self.next = self.next.max(at).saturating_add(interval(rate));
+            let next = self.next.max(used_up(rate, hidden));
+            self.next = next.max(at).saturating_add(interval(rate));
         }
     }
 
@@ -132,4 +143,9 @@ fn per(rate: Rate) -> i64 {
 /// The generic cell rate algorithm: a start may come before its due time by the burst.
 fn earliest(rate: Rate, next: i64) -> i64 {
     next.saturating_sub(interval(rate).saturating_mul(i64::from(rate.burst) - 1))
+}
+
+/// What is the most that may be used up of a rate after a start at that time.
+fn used_up(rate: Rate, at: i64) -> i64 {
+    at.saturating_add(interval(rate).saturating_mul(i64::from(rate.burst)))
 }

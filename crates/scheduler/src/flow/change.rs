@@ -3,7 +3,7 @@
 use crate::plan::Ticket;
 
 use super::{
-    Flow,
+    Flow, UNKNOWN,
     arrivals::{Arrival, Arrivals, Refusal},
     bucket::Bucket,
     lane::{At, Item, Lane},
@@ -75,14 +75,18 @@ impl Flow {
         }
     }
 
-    /// An attempt began, of which this process learns only now.
+    /// An attempt began, of which this process learns only now. Where its key is not known, it may be
+    /// any.
     pub fn charge(&mut self, lane: u32, at: i64) {
         let Some(lane) = self.lanes.get(lane as usize) else { return };
-        for bucket in &lane.buckets {
-            if let Some(bucket) = self.buckets.get_mut(*bucket as usize)
-                && let Some(named) = self.limits.get(bucket.limit)
-            {
-                bucket.charge(&named.limit, at);
+        for id in &lane.buckets {
+            let Some(bucket) = self.buckets.get_mut(*id as usize) else { continue };
+            let Some(named) = self.limits.get(bucket.limit) else { continue };
+            let Some(hidden) = self.hidden.get_mut(bucket.limit) else { continue };
+            if bucket.is_unknown() {
+                *hidden = at.max(*hidden);
+            } else {
+                bucket.charge(&named.limit, at, *hidden);
             }
         }
     }
@@ -126,12 +130,16 @@ impl Flow {
         }
     }
 
-    /// A new task of the lane, for the limits that judge arrivals.
-    pub fn arrived(&mut self, lane: u32, arrival: Arrival) {
+    /// A task of the lane came, for the limits that judge arrivals: for all, or for one by its name.
+    pub fn arrived(&mut self, lane: u32, arrival: Arrival, only: Option<&str>) {
         let Some(lane) = self.lanes.get(lane as usize) else { return };
         for id in &lane.buckets {
             let Some(bucket) = self.buckets.get_mut(*id as usize) else { continue };
-            if self.limits.get(bucket.limit).is_some_and(|named| named.limit.judges_arrivals()) {
+            let judges = self.limits.get(bucket.limit).is_some_and(|named| {
+                named.limit.judges_arrivals() && only.is_none_or(|only| *only == *named.name)
+            });
+            // Those whose key is not known were there before the limit.
+            if judges && !bucket.is_unknown() {
                 bucket.arrivals.get_or_insert_with(|| Box::new(Arrivals::new())).push(arrival);
                 self.fresh.insert(*id);
             }
@@ -162,15 +170,16 @@ impl Flow {
         refused
     }
 
-    /// The arrivals that other limits have to know of.
-    pub fn arrivals(&self) -> Vec<Arrival> {
-        let all = self.buckets.iter().filter_map(|(_, bucket)| bucket.arrivals.as_ref());
-        let mut arrivals = all.flat_map(|arrivals| arrivals.list()).collect::<Vec<_>>();
-        // One that another limit has judged is as new as it is for the other.
-        arrivals.sort_unstable_by_key(|a| (a.ticket, std::cmp::Reverse(a.is_new)));
-        arrivals.dedup_by_key(|arrival| arrival.ticket);
-        arrivals.sort_unstable_by_key(|arrival| (arrival.is_new, arrival.at, arrival.ticket));
-        arrivals
+    /// The arrivals that each limit knows of, by its name.
+    pub fn arrivals(&self) -> Vec<(Box<str>, Arrival)> {
+        let all = self.buckets.iter().filter_map(|(_, bucket)| {
+            let name = &self.limits.get(bucket.limit)?.name;
+            Some((name, bucket.arrivals.as_ref()?))
+        });
+        let all = all.flat_map(|(name, arrivals)| arrivals.list().map(|a| (name.clone(), a)));
+        let mut all = all.collect::<Vec<_>>();
+        all.sort_unstable_by_key(|(_, arrival)| (arrival.is_new, arrival.order));
+        all
     }
 
     /// Forgets what has moved on, where it has come to outnumber the rest: one that follows takes
@@ -199,6 +208,27 @@ impl Flow {
                 self.replace(lane, now);
             }
         }
+    }
+
+    /// Takes off ready tasks whose keys are not known, at most `max`.
+    pub fn take_unknown(&mut self, max: usize, now: i64) -> Vec<(u8, Ticket)> {
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let first = self.unknown_buckets().find_map(|bucket| bucket.parked.first().copied());
+            let Some(lane) = first.map(|rank| rank.lane) else { break };
+            if let Some(lane) = self.lanes.get_mut(lane as usize) {
+                let items = lane.take_up_to(max - taken.len());
+                taken.extend(items.into_iter().map(|(priority, item)| (priority, item.ticket)));
+            }
+            self.replace(lane, now);
+        }
+        taken
+    }
+
+    pub(super) fn unknown_buckets(&self) -> impl Iterator<Item = &Bucket> {
+        let unknown = |place| self.by_key.get(&(place, Box::from(UNKNOWN)));
+        let ids = (0..self.limits.len()).filter_map(unknown);
+        ids.filter_map(|id| self.buckets.get(*id as usize))
     }
 
     fn count(&mut self, lane: u32, to: Option<Stand>, from: Option<Stand>) {
@@ -243,7 +273,10 @@ impl Flow {
                 bucket.lanes += 1;
             }
         }
-        let id = self.lanes.insert(Lane::new(buckets.clone())) as u32;
+        let is_unknown =
+            |id: &&u32| self.buckets.get(**id as usize).is_some_and(Bucket::is_unknown);
+        let unknown = buckets.iter().find(is_unknown).copied();
+        let id = self.lanes.insert(Lane::new(buckets.clone(), unknown)) as u32;
         self.by_buckets.insert(buckets, id);
         id
     }

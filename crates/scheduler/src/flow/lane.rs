@@ -50,6 +50,8 @@ pub(super) struct Head {
 pub(super) struct Lane {
     /// A bucket for each limit.
     pub(super) buckets: Box<[u32]>,
+    /// One of these, if it stands for a key that is not known.
+    pub(super) unknown: Option<u32>,
     /// Open tasks that belong to it, ready or not.
     pub(super) tasks: u64,
     pub(super) at: At,
@@ -60,8 +62,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(buckets: Box<[u32]>) -> Self {
-        Self { buckets, tasks: 0, at: At::Idle, promotion: None, ready: Vec::new() }
+    pub(super) fn new(buckets: Box<[u32]>, unknown: Option<u32>) -> Self {
+        Self { buckets, unknown, tasks: 0, at: At::Idle, promotion: None, ready: Vec::new() }
     }
 
     fn queue(&mut self, priority: u8) -> &mut VecDeque<Item> {
@@ -140,6 +142,17 @@ impl Lane {
             queue.retain(|item| is_ready(item.ticket, *priority));
         }
         self.ready.retain(|(_, queue)| !queue.is_empty());
+    }
+
+    /// Takes the first of it off, at most `max`.
+    pub(super) fn take_up_to(&mut self, max: usize) -> Vec<(u8, Item)> {
+        let mut taken = Vec::new();
+        for (priority, queue) in &mut self.ready {
+            let some = queue.len().min(max - taken.len());
+            taken.extend(queue.drain(..some).map(|item| (*priority, item)));
+        }
+        self.ready.retain(|(_, queue)| !queue.is_empty());
+        taken
     }
 
     /// All of it, in order.

@@ -3,7 +3,7 @@
 use common::policy::limit::Rate;
 
 use super::{
-    Flow,
+    Flow, UNKNOWN,
     arrivals::Arrivals,
     bucket::{Hold, interval},
 };
@@ -43,7 +43,7 @@ impl Flow {
             Some(Held {
                 limit: named.name.clone(),
                 key: named.limit.key.is_some().then(|| bucket.key.clone()),
-                hold: bucket.hold(&named.limit, now)?,
+                hold: self.hold(*id, now)?,
             })
         };
         lane.buckets.iter().filter_map(held).collect()
@@ -57,6 +57,21 @@ impl Flow {
             Some((self.limits.get(bucket.limit)?.limit.rate?, bucket.next))
         });
         rates.max_by_key(|(rate, _)| interval(*rate))
+    }
+
+    /// Whether a key of the lane is not known yet.
+    pub fn is_unknown(&self, lane: u32) -> bool {
+        self.lanes.get(lane as usize).is_some_and(|lane| lane.unknown.is_some())
+    }
+
+    /// Whether something is out whose keys are not known: how much room there is is not known either.
+    pub fn unknown_are_out(&self) -> bool {
+        self.unknown_buckets().any(|bucket| bucket.out > 0)
+    }
+
+    /// Whether something is ready whose keys are not known.
+    pub fn unknown_are_ready(&self) -> bool {
+        self.unknown_buckets().any(|bucket| !bucket.parked.is_empty())
     }
 
     /// Whether two lanes share the bucket of a limit.
@@ -108,7 +123,12 @@ impl Flow {
             let is_known = bucket.next > i64::MIN || burst.is_some();
             is_known.then_some(State { limit, key, next, burst })
         };
-        self.buckets.iter().filter_map(state).collect()
+        let hidden = self.limits.iter().zip(&self.hidden).filter(|(_, at)| **at > i64::MIN);
+        let hidden = hidden.map(|(named, at)| {
+            let (limit, key) = (named.name.clone(), UNKNOWN.into());
+            State { limit, key, next: *at, burst: None }
+        });
+        self.buckets.iter().filter_map(state).chain(hidden).collect()
     }
 
     /// Nothing of any rate is used up, before what was stored is taken back.
@@ -116,12 +136,19 @@ impl Flow {
         for (_, bucket) in &mut self.buckets {
             bucket.next = i64::MIN;
         }
+        self.hidden.fill(i64::MIN);
     }
 
     /// Takes back what was stored.
     pub fn restore(&mut self, state: &State, now: i64) {
         let place = self.limits.iter().position(|named| named.name == state.limit);
         let Some(place) = place else { return };
+        if *state.key == *UNKNOWN {
+            if let Some(hidden) = self.hidden.get_mut(place) {
+                *hidden = state.next;
+            }
+            return;
+        }
         let id = self.bucket_of(place, &state.key);
         if let Some(bucket) = self.buckets.get_mut(id as usize) {
             bucket.next = state.next;

@@ -162,7 +162,8 @@ fn of_a_burst_the_newest_runs_once_when_it_is_quiet_or_has_lasted() {
     for n in 0..8 {
         let at = i64::from(n) * SECOND;
         lanes.push(ready(&mut flow, &["a"], n, at));
-        flow.arrived(lanes[n as usize], Arrival { ticket: ticket(n), at, is_new: true });
+        let arrival = Arrival { ticket: ticket(n), at, order: u64::from(n), is_new: true };
+        flow.arrived(lanes[n as usize], arrival, None);
         let gone = refused.clone();
         for (t, why) in flow.judge(|ticket| !gone.contains(&ticket.slot)) {
             assert_eq!(why, Refusal::Superseded);
@@ -202,7 +203,8 @@ fn only_one_of_a_key_waits_and_only_so_many_in_all() {
     let mut lanes = Vec::new();
     for n in 0..6 {
         lanes.push(ready(&mut flow, &[keys[n as usize]], n, 0));
-        flow.arrived(lanes[n as usize], Arrival { ticket: ticket(n), at: 0, is_new: true });
+        let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
+        flow.arrived(lanes[n as usize], arrival, None);
     }
     let mut refused = flow.judge(|_| true);
     refused.sort_unstable_by_key(|(ticket, _)| *ticket);

@@ -131,7 +131,7 @@ impl Lead {
     /// Reads the keys of tasks that were there before their limits.
     pub(super) async fn read_keys(&mut self) {
         let unkeyed = self.planner.unkeyed(KEYS_MAX);
-        self.more_keys = unkeyed.len() == KEYS_MAX;
+        self.keys_failed = false;
         let mut rest = unkeyed.into_iter();
         while let Some(ticket) = rest.next() {
             let Some(entry) = self.planner.entry(ticket) else { continue };
@@ -140,7 +140,7 @@ impl Lead {
                 Err(error) => {
                     // The log or the network is in trouble: the next tick tries again.
                     tracing::warn!(error = format!("{error:#}"), "failed to read a limit's key");
-                    self.more_keys = false;
+                    self.keys_failed = true;
                     for ticket in rest.by_ref().chain([ticket]) {
                         self.planner.not_keyed(ticket);
                     }

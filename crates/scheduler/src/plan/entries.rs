@@ -181,6 +181,11 @@ impl Entries {
         self.open(ticket).is_some_and(|p| p.stands == Stands::Ready && p.priority == priority)
     }
 
+    /// Whether an attempt of the task is out.
+    pub(super) fn is_out(&self, ticket: Ticket) -> bool {
+        self.open(ticket).is_some_and(|packed| packed.stands == Stands::Released)
+    }
+
     /// Whether the task is open, not out, and nothing is being decided about it.
     pub(super) fn waits(&self, ticket: Ticket) -> bool {
         self.open(ticket).is_some_and(|packed| {

@@ -10,12 +10,12 @@ mod keys;
 mod show;
 mod ttl;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use common::{id::QueueName, limits, policy::limit::Limit, task::TaskSpec, time::Timestamp};
 
 use super::{Decision, Entry, Place, Planner, Ticket, entries::Entries};
-use crate::flow::{Arrival, Flow, Named, Next, Stand};
+use crate::flow::{Arrival, Flow, Named, Next, Stand, UNKNOWN};
 
 /// Every limit, and what the queues that have some do with them.
 #[derive(Debug, Default)]
@@ -24,8 +24,6 @@ pub(super) struct Control {
     flows: HashMap<u32, Flow>,
     /// The lanes of tasks in these queues, by slot.
     lanes: HashMap<u32, u32>,
-    /// What is out and whose keys are not known.
-    unkeyed_out: HashMap<u32, VecDeque<Ticket>>,
     /// What is put into its lane now was ready before.
     restoring: bool,
 }
@@ -55,10 +53,6 @@ fn stand(place: Place) -> Option<Stand> {
         Place::Ready => Some(Stand::Ready),
         Place::Released(_) => Some(Stand::Out),
     }
-}
-
-fn has_keys(flow: &Flow) -> bool {
-    flow.limits().iter().any(|named| named.limit.key.is_some())
 }
 
 /// Whether tasks keep their lanes when one list of limits replaces the other.
@@ -115,61 +109,49 @@ impl Planner {
             flow.restore(&state, now);
         }
         let is_limited = !flow.limits().is_empty();
-        let mut unkeyed = VecDeque::new();
         let here = self.entries.iter().filter(|(_, entry)| entry.queue == id);
         for (ticket, entry) in here {
             let Some(stand) = stand(entry.place) else { continue };
             let lane = self.control.lanes.remove(&ticket.slot);
-            let before = old.as_ref().zip(lane);
-            if !is_limited {
-                // It goes back to its priority.
-            } else if let Some(keys) = keys_before(&flow, before) {
+            if is_limited && !is_refused(&entry) {
+                let keys = keys_before(&flow, old.as_ref().zip(lane));
                 self.control.lanes.insert(ticket.slot, flow.enter(&keys, stand));
-            } else if stand == Stand::Out {
-                unkeyed.push_back(ticket);
             }
         }
         let arrivals = old.as_ref().map(Flow::arrivals).unwrap_or_default();
-        let ready = old.map(|old| old.ready()).unwrap_or_default();
-        let mut plain = Vec::new();
-        while let Some(one) = self.queue_mut(id).pop() {
-            plain.push(one);
-        }
-        for (since, _, priority, ticket) in ready {
-            if self.entries.is_ready(ticket, priority) {
-                match self.control.lanes.get(&ticket.slot) {
-                    Some(lane) => flow.push_since(*lane, priority, ticket, since, now),
-                    None => plain.push((priority, ticket)),
-                }
-            }
+        let mut ready = old.map(|old| old.ready()).unwrap_or_default();
+        while let Some((priority, ticket)) = self.queue_mut(id).pop() {
+            ready.push((self.since(ticket), 0, priority, ticket));
         }
         if is_limited {
             self.control.flows.insert(id, flow);
-            self.control.unkeyed_out.insert(id, unkeyed);
-        } else {
-            self.control.unkeyed_out.remove(&id);
         }
-        for (priority, ticket) in plain {
-            if self.entries.is_ready(ticket, priority) && !self.line_up(ticket, id, priority) {
+        for (since, _, priority, ticket) in ready {
+            if self.entries.is_ready(ticket, priority)
+                && !self.line_up(ticket, id, priority, Some(since))
+            {
                 self.queue_mut(id).push(priority, ticket);
             }
         }
-        for Arrival { ticket, at, is_new } in arrivals {
-            self.arrived(ticket, Timestamp::from_micros(at), is_new);
+        for (limit, arrival) in arrivals {
+            if let Some(lane) = self.control.lanes.get(&arrival.ticket.slot)
+                && let Some(flow) = self.control.flows.get_mut(&id)
+            {
+                flow.arrived(*lane, arrival, Some(&limit));
+            }
         }
     }
 
-    /// Puts a ready task of a queue with limits into its lane, if its keys are known.
-    fn line_up(&mut self, ticket: Ticket, id: u32, priority: u8) -> bool {
+    /// Puts a ready task of a queue with limits into its lane.
+    fn line_up(&mut self, ticket: Ticket, id: u32, priority: u8, since: Option<i64>) -> bool {
         let now = self.clock.micros();
-        let since = if self.control.restoring { self.since(ticket) } else { now };
+        let since = since.or_else(|| self.control.restoring.then(|| self.since(ticket)));
         let lane = self.control.lanes.get(&ticket.slot);
         let flow = self.control.flows.get_mut(&id);
         let Some((flow, lane)) = flow.zip(lane) else { return false };
-        if since < now {
-            flow.push_since(*lane, priority, ticket, since, now);
-        } else {
-            flow.push(*lane, priority, ticket, now);
+        match since {
+            Some(since) => flow.push_since(*lane, priority, ticket, since.min(now), now),
+            None => flow.push(*lane, priority, ticket, now),
         }
         true
     }
@@ -192,17 +174,12 @@ impl Planner {
 
     /// A task was created in a queue, or came back from a snapshot with its keys.
     pub(super) fn enter_flow(&mut self, ticket: Ticket, keys: Option<&[Box<str>]>) {
-        let Some(entry) = self.entry(ticket) else { return };
+        let Some(entry) = self.entry(ticket).filter(|entry| !is_refused(entry)) else { return };
         let Some(stand) = stand(entry.place) else { return };
         let Some(flow) = self.control.flows.get_mut(&entry.queue) else { return };
-        let count = flow.limits().iter().filter(|named| named.limit.key.is_some()).count();
-        if let Some(keys) = keys.filter(|keys| keys.len() == count) {
-            self.control.lanes.insert(ticket.slot, flow.enter(keys, stand));
-        } else if count == 0 {
-            self.control.lanes.insert(ticket.slot, flow.enter(&[], stand));
-        } else if stand == Stand::Out {
-            self.control.unkeyed_out.entry(entry.queue).or_default().push_back(ticket);
-        }
+        let unknown = unknown_keys(flow);
+        let keys = keys.filter(|keys| keys.len() == unknown.len()).unwrap_or(&unknown);
+        self.control.lanes.insert(ticket.slot, flow.enter(keys, stand));
     }
 
     /// The keys of a submission, for the limits of its queue.
@@ -215,10 +192,13 @@ impl Planner {
     /// A task came, at that time: its limits may have something to say.
     pub(super) fn arrived(&mut self, ticket: Ticket, at: Timestamp, is_new: bool) {
         let Some(entry) = self.entry(ticket) else { return };
+        let carried = self.carried.get(&ticket.slot);
+        let (sequence, index) = carried.map_or((entry.sequence, entry.index), |c| c.created);
+        let order = sequence << 20 | u64::from(index);
         if let Some(lane) = self.control.lanes.get(&ticket.slot)
             && let Some(flow) = self.control.flows.get_mut(&entry.queue)
         {
-            flow.arrived(*lane, Arrival { ticket, at: at.micros(), is_new });
+            flow.arrived(*lane, Arrival { ticket, at: at.micros(), order, is_new }, None);
         }
     }
 
@@ -233,15 +213,18 @@ impl Planner {
         let now = self.clock.micros();
         let Some(flow) = self.control.flows.get_mut(&queue) else { return false };
         let Some(lane) = self.control.lanes.get(&ticket.slot).copied() else {
-            if matches!(to, Place::Released(_)) {
-                self.control.unkeyed_out.entry(queue).or_default().push_back(ticket);
+            if to != Place::Ready {
+                return false;
             }
-            return false;
+            // A limit had refused it, and something else came in between.
+            let lane = flow.enter(&unknown_keys(flow), Stand::Ready);
+            self.control.lanes.insert(ticket.slot, lane);
+            return self.line_up(ticket, queue, priority, None);
         };
         match (stand(from), stand(to)) {
             (Some(from), Some(to)) => {
                 flow.moved(lane, from, to, now);
-                to == Stand::Ready && self.line_up(ticket, queue, priority)
+                to == Stand::Ready && self.line_up(ticket, queue, priority, None)
             }
             (Some(from), None) => {
                 flow.leave(lane, from, now);
@@ -282,8 +265,7 @@ impl Planner {
             }
             return None;
         };
-        let unknown = self.control.unkeyed_out.get(&id);
-        if unknown.is_some_and(|out| has_keys(flow) && !out.is_empty()) {
+        if flow.unknown_are_out() {
             return None;
         }
         let entries: &Entries = &self.entries;
@@ -337,10 +319,13 @@ impl Planner {
         }
     }
 
+    /// One that follows keeps these small as well.
     pub(super) fn compact_flows(&mut self) {
+        let now = self.clock.micros();
         let entries: &Entries = &self.entries;
         for flow in self.control.flows.values_mut() {
             flow.compact(|t, p| entries.is_ready(t, p), |t| entries.waits(t));
+            flow.tick(now);
         }
     }
 
@@ -352,14 +337,27 @@ impl Planner {
     }
 }
 
-/// The keys of a task for other limits than before; `None` when its submission has to be read.
-fn keys_before(flow: &Flow, before: Option<(&Flow, u32)>) -> Option<Vec<Box<str>>> {
-    let mut keys = Vec::new();
-    for named in flow.limits().iter().filter(|named| named.limit.key.is_some()) {
-        let (old, lane) = before?;
-        let mut known = old.limits().iter().filter(|n| n.limit.key.is_some()).zip(old.keys(lane));
+fn is_refused(entry: &Entry) -> bool {
+    matches!(entry.deciding, Some(Decision::Refused(_)))
+}
+
+/// Keys of which none is known.
+fn unknown_keys(flow: &Flow) -> Vec<Box<str>> {
+    let keyed = flow.limits().iter().filter(|named| named.limit.key.is_some());
+    keyed.map(|_| UNKNOWN.into()).collect()
+}
+
+/// The keys of a task for other limits than before, as far as they are known.
+fn keys_before(flow: &Flow, before: Option<(&Flow, u32)>) -> Vec<Box<str>> {
+    let known = before.map_or_else(Vec::new, |(old, lane)| {
+        let keyed = old.limits().iter().filter(|named| named.limit.key.is_some());
+        keyed.zip(old.keys(lane)).collect()
+    });
+    let key = |named: &Named| {
         let same = |other: &Named| other.name == named.name && other.limit.key == named.limit.key;
-        keys.push(known.find(|(other, _)| same(other))?.1);
-    }
-    Some(keys)
+        let known = known.iter().find(|(other, _)| same(other));
+        known.map_or_else(|| UNKNOWN.into(), |(_, key)| key.clone())
+    };
+    let keyed = flow.limits().iter().filter(|named| named.limit.key.is_some());
+    keyed.map(key).collect()
 }

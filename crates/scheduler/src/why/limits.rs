@@ -43,15 +43,11 @@ pub(super) fn limits(
     for held in planner.holds(ticket, entry) {
         let who = match held.hold {
             Hold::Full { .. } => planner.holders(ticket, entry, &held.limit, HOLDERS_MAX),
-            Hold::Rate(_) | Hold::Debounce(_) | Hold::Paused(_) => Vec::new(),
+            Hold::Rate(_) | Hold::Debounce(_) | Hold::Paused(_) | Hold::Unknown => Vec::new(),
         };
         let ids = who.into_iter().filter_map(|ticket| planner.entry(ticket));
         let ids = ids.filter_map(|e| names.get(&(e.sequence, e.index)).map(String::as_str));
         reasons.push(limit(&held, entry, &ids.collect::<Vec<_>>()));
-    }
-    if planner.awaits_keys(entry, ticket) {
-        let message = "a limit is new to it: its key is read when its turn comes";
-        reasons.push(reason("limit", message, ""));
     }
     for named in planner.limits_of(entry) {
         if let Some(key) = &named.limit.key
@@ -71,6 +67,10 @@ fn limit(held: &Held, entry: &Entry, ids: &[&str]) -> pb::Reason {
     let Held { limit, key, hold } = held;
     let whose = key.as_ref().map_or_else(String::new, |key| format!(" with key {key:?}"));
     let hint = format!("`jetmill limit ls` shows limit {limit}");
+    if *hold == Hold::Unknown {
+        let message = format!("limit {limit} is new to it: its key is read when its turn comes");
+        return reason("limit", message, hint);
+    }
     let at = hold.until().map(Timestamp::from_micros);
     let until = at.map(Into::into);
     let when = at.map_or_else(String::new, |at| at.to_string());
@@ -94,7 +94,7 @@ fn limit(held: &Held, entry: &Entry, ids: &[&str]) -> pb::Reason {
             let what = "waits for newer submissions";
             ("debounce", format!("limit {limit} {what}{whose} until {when}"))
         }
-        Hold::Paused(_) => {
+        Hold::Unknown | Hold::Paused(_) => {
             ("paused", format!("limit {limit} lets nothing{whose} start before {when}"))
         }
     };

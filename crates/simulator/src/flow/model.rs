@@ -44,10 +44,17 @@ pub(super) struct Task {
 
 struct Known {
     limit: Limit,
-    /// Since when its numbers hold.
-    since: i64,
-    /// Since when there is a limit of this name.
-    set: i64,
+    /// Since when its numbers hold: tasks and starts that came before.
+    since: (u64, u64),
+    /// The tasks that came before there was a limit of this name.
+    set: u64,
+}
+
+struct Start {
+    id: String,
+    customer: &'static str,
+    at: i64,
+    number: u64,
 }
 
 #[derive(Default)]
@@ -55,11 +62,9 @@ pub(super) struct Model {
     tasks: BTreeMap<String, Task>,
     ids: BTreeMap<TaskKey, String>,
     limits: BTreeMap<&'static str, Known>,
-    /// When what started, by customer.
-    starts: Vec<(i64, &'static str)>,
-    /// The last start of a customer.
-    last_start: BTreeMap<&'static str, i64>,
+    starts: Vec<Start>,
     number: u64,
+    started: u64,
 }
 
 impl Model {
@@ -98,10 +103,6 @@ impl Model {
         self.tasks.values().filter(|task| task.place == Place::Out)
     }
 
-    pub(super) fn set_place(&mut self, id: &str, place: Place) {
-        self.tasks.get_mut(id).expect("it is known").place = place;
-    }
-
     pub(super) fn over(&mut self, id: &str) {
         let task = self.tasks.remove(id).expect("it is known");
         self.ids.remove(&task.key);
@@ -119,17 +120,26 @@ impl Model {
     pub(super) fn starts(&mut self, id: &str, attempt: u32, now: i64) {
         let task = self.tasks.get_mut(id).expect("it is known");
         (task.place, task.attempt, task.tried) = (Place::Out, attempt, true);
-        self.starts.push((now, task.customer));
-        self.last_start.insert(task.customer, now);
+        self.started += 1;
+        let (id, customer) = (task.id.clone(), task.customer);
+        self.starts.push(Start { id, customer, at: now, number: self.started });
         let old = now - 10_000_000;
-        self.starts.retain(|(at, _)| *at > old);
+        self.starts.retain(|start| start.at > old);
     }
 
-    pub(super) fn set_limit(&mut self, name: &'static str, limit: Option<Limit>, now: i64) {
+    /// Its release was refused: it never started.
+    pub(super) fn refused(&mut self, id: &str) {
+        self.tasks.get_mut(id).expect("it is known").place = Place::Waiting;
+        let place = self.starts.iter().rposition(|start| start.id == id);
+        self.starts.remove(place.expect("it was released"));
+    }
+
+    pub(super) fn set_limit(&mut self, name: &'static str, limit: Option<Limit>) {
         match limit {
             Some(limit) => {
-                let set = self.limits.get(name).map_or(now, |known| known.set);
-                self.limits.insert(name, Known { limit, since: now, set });
+                let set = self.limits.get(name).map_or(self.number, |known| known.set);
+                let since = (self.number, self.started);
+                self.limits.insert(name, Known { limit, since, set });
             }
             None => {
                 self.limits.remove(name);
@@ -164,13 +174,14 @@ impl Model {
             return Some(format!("limit {name} is paused"));
         }
         if let Some(Rate { count, per, burst }) = limit.rate {
-            let begin = (now - per.as_micros() as i64).max(known.since - 1);
-            let starts = self.starts.iter().filter(|(at, c)| *at > begin && same(c)).count();
+            let begin = now - per.as_micros() as i64;
+            let counts = |s: &&Start| s.at > begin && s.number > known.since.1 && same(s.customer);
+            let starts = self.starts.iter().filter(counts).count();
             if starts >= (count + burst - 1) as usize {
                 return Some(format!("limit {name}: {starts} started in {per:?}"));
             }
         }
-        if limit.debounce.is_some() && !task.tried && task.created > known.set {
+        if limit.debounce.is_some() && !task.tried && task.number > known.set {
             let newer =
                 self.open().find(|o| same(o.customer) && !o.tried && o.number > task.number);
             if let Some(newer) = newer {
@@ -244,14 +255,23 @@ impl Model {
                 }),
                 _ => false,
             };
-        let detail = || format!("{id}: {decision:?}");
+        let detail = || {
+            let others = others().map(|o| format!("{} {:?} {}", o.id, o.place, o.tried));
+            let limits = self.limits.keys().copied().collect::<Vec<_>>().join(" ");
+            let others = others.collect::<Vec<_>>().join(", ");
+            let waiting = self.open().filter(waits).count();
+            format!(
+                "{id} {:?}: {decision:?}; {limits}; {waiting} wait; of its key {others}",
+                task.place
+            )
+        };
         fits.then_some(()).ok_or_else(|| broken("refusals_have_a_reason", detail()))
     }
 
     /// After every decision no more wait than may.
-    pub(super) fn enough_wait(&self, _now: i64) -> Result<(), Broken> {
+    pub(super) fn enough_wait(&self) -> Result<(), Broken> {
         let fresh = |known: &Known, task: &Task| {
-            task.place == Place::Waiting && !task.tried && task.created > known.since
+            task.place == Place::Waiting && !task.tried && task.number > known.since.0
         };
         for (name, known) in self.in_force() {
             let all = self.open().filter(|task| fresh(known, task)).collect::<Vec<_>>();

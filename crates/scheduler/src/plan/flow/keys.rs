@@ -3,34 +3,30 @@
 
 use common::task::TaskSpec;
 
-use super::{Entry, Place, Planner, Ticket, has_keys};
+use super::{Entry, Planner, Ticket, stand};
 
 impl Planner {
-    /// Tasks whose keys are to be read, at most `max`: what is out comes first. Each comes once, until
-    /// it is given back.
+    /// Tasks whose keys are to be read, at most `max`: what is out comes first. One that is ready comes
+    /// once, until it is given back.
     pub fn unkeyed(&mut self, max: usize) -> Vec<Ticket> {
-        let mut ids = self
-            .control
-            .flows
-            .iter()
-            .filter(|(_, flow)| has_keys(flow))
-            .map(|(id, _)| *id)
-            .collect::<Vec<_>>();
-        ids.sort_unstable();
+        let now = self.clock.micros();
         let mut unkeyed = Vec::new();
+        let out = self.control.flows.iter().filter(|(_, flow)| flow.unknown_are_out());
+        for (id, flow) in out {
+            let here =
+                self.entries.iter().filter(|(t, e)| e.queue == *id && self.entries.is_out(*t));
+            let lane = |ticket: Ticket| self.control.lanes.get(&ticket.slot);
+            let unknown = here.filter(|(t, _)| lane(*t).is_some_and(|lane| flow.is_unknown(*lane)));
+            unkeyed.extend(unknown.map(|(ticket, _)| ticket));
+        }
+        unkeyed.sort_unstable();
+        unkeyed.truncate(max);
+        let mut ids = self.control.flows.keys().copied().collect::<Vec<_>>();
+        ids.sort_unstable();
         for id in ids {
-            let out = self.control.unkeyed_out.entry(id).or_default();
-            let (entries, lanes) = (&self.entries, &self.control.lanes);
-            out.retain(|ticket| {
-                !lanes.contains_key(&ticket.slot)
-                    && entries.get(*ticket).is_some_and(|e| matches!(e.place, Place::Released(_)))
-            });
-            unkeyed.extend(out.iter().take(max - unkeyed.len()).copied());
-            while unkeyed.len() < max
-                && let Some((priority, ticket)) = self.queue_mut(id).pop()
-            {
-                if self.is_ready(ticket, priority) && !self.control.lanes.contains_key(&ticket.slot)
-                {
+            let Some(flow) = self.control.flows.get_mut(&id) else { continue };
+            for (priority, ticket) in flow.take_unknown(max - unkeyed.len(), now) {
+                if self.entries.is_ready(ticket, priority) {
                     unkeyed.push(ticket);
                 }
             }
@@ -38,33 +34,42 @@ impl Planner {
         unkeyed
     }
 
+    /// Whether keys are to be read.
+    pub fn has_unkeyed(&self) -> bool {
+        let mut flows = self.control.flows.values();
+        flows.any(|flow| flow.unknown_are_out() || flow.unknown_are_ready())
+    }
+
     /// A task's submission was read: its limits are known from here on.
     pub fn keyed(&mut self, ticket: Ticket, spec: &TaskSpec) {
         let Some(entry) = self.entry(ticket) else { return };
         let Some(keys) = self.keys_of(entry.queue, spec) else { return };
-        if self.control.lanes.contains_key(&ticket.slot) {
-            return;
-        }
-        self.enter_flow(ticket, Some(&keys));
-        if entry.place == Place::Ready {
-            self.control.restoring = true;
-            self.line_up(ticket, entry.queue, entry.priority);
-            self.control.restoring = false;
+        let now = self.clock.micros();
+        let Some(stand) = stand(entry.place) else { return };
+        let Some(lane) = self.control.lanes.get(&ticket.slot).copied() else { return };
+        let Some(flow) = self.control.flows.get_mut(&entry.queue) else { return };
+        if flow.is_unknown(lane) {
+            let known = flow.enter(&keys, stand);
+            flow.leave(lane, stand, now);
+            self.control.lanes.insert(ticket.slot, known);
+            self.not_keyed(ticket);
         }
     }
 
     /// A task's submission could not be read: it is asked for again.
     pub fn not_keyed(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.entry(ticket).filter(|entry| entry.place == Place::Ready)
-            && !self.control.lanes.contains_key(&ticket.slot)
+        if let Some(entry) = self.entry(ticket)
+            && self.entries.is_ready(ticket, entry.priority)
         {
-            self.queue_mut(entry.queue).push_front(entry.priority, ticket);
+            let since = Some(self.since(ticket));
+            self.line_up(ticket, entry.queue, entry.priority, since);
         }
     }
 
-    /// Whether a limit waits for keys to be read.
+    /// Whether a limit waits for the key of a task to be read.
     pub fn awaits_keys(&self, entry: &Entry, ticket: Ticket) -> bool {
-        self.control.flows.contains_key(&entry.queue)
-            && !self.control.lanes.contains_key(&ticket.slot)
+        let flow = self.control.flows.get(&entry.queue);
+        let lane = self.control.lanes.get(&ticket.slot);
+        flow.zip(lane).is_some_and(|(flow, lane)| flow.is_unknown(*lane))
     }
 }
