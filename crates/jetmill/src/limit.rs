@@ -257,7 +257,10 @@ mod tests {
 
     #[test]
     fn rates_are_read_as_people_write_them() {
-        let read = |text| rate(text).map(|rate| (rate.count, rate.per.and_then(|p| p.to_std())));
+        let read = |text| {
+            rate(text)
+                .map(|rate| (rate.count, rate.per.and_then(common::wire::time::Duration::to_std)))
+        };
         assert_eq!(read("10/1m"), Ok((10, Some(Duration::from_secs(60)))));
         assert_eq!(read("5/s"), Ok((5, Some(Duration::from_secs(1)))));
         assert_eq!(read("1/1h30m"), Ok((1, Some(Duration::from_secs(5_400)))));

@@ -85,8 +85,8 @@ pub(crate) struct Lead {
     releases_at: u64,
     /// Whether a snapshot says which log this is.
     is_known: bool,
-    /// Whether a submission could not be read: the next tick tries again.
-    keys_failed: bool,
+    /// No keys of limits are read before, in monotonic milliseconds: a submission could not be read.
+    keys_at: u64,
 }
 
 /// What became of the messages of one release, and whose they were.
@@ -127,7 +127,7 @@ pub(crate) async fn run(
         released: 0,
         releases_at: 0,
         is_known,
-        keys_failed: false,
+        keys_at: 0,
         config,
         ctx,
     };
@@ -189,8 +189,8 @@ impl Lead {
         if !self.office.leads() {
             return TICK;
         }
-        if !self.keys_failed && self.planner.has_unkeyed() {
-            return Duration::ZERO;
+        if self.planner.has_unkeyed() {
+            return Duration::from_millis(self.keys_at.saturating_sub(self.now_ms()));
         }
         let now = self.ctx.clock.now();
         self.planner.next_alarm().map_or(TICK, |at| at.since(now).min(TICK))

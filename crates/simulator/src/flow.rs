@@ -85,7 +85,7 @@ pub fn run(seed: u64, steps: u64) -> Outcome {
 
 impl World {
     fn play(&mut self, seed: u64, steps: u64) -> Result<(), Broken> {
-        for _ in 0..1 + self.random.below(3) {
+        for _ in 0..=self.random.below(3) {
             self.change_limit();
         }
         for step in 0..steps {
@@ -184,8 +184,7 @@ impl World {
                 _ if self.model.task(&id).began => {}
                 _ => {
                     self.model.began(&id);
-                    let body =
-                        pb::Started { attempt, worker: "w".into(), ..pb::Started::default() };
+                    let body = pb::Started { attempt, worker: "w".into() };
                     self.say_of(&id, Kind::Started(body));
                 }
             }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use common::policy::limit::{Limit, Rate};
+use common::{
+    policy::limit::{Limit, Rate},
+    time::Timestamp,
+};
 
 use super::{UNKNOWN, arrivals::Arrivals, lane::Rank};
 
@@ -91,7 +94,7 @@ impl Bucket {
         if self.is_unknown() {
             return Some(Hold::Unknown);
         }
-        if let Some(until) = limit.paused_until.map(|at| at.micros()).filter(|at| *at > now) {
+        if let Some(until) = limit.paused_until.map(Timestamp::micros).filter(|at| *at > now) {
             return Some(Hold::Paused(until));
         }
         if let Some(max) = limit.out_max().filter(|max| self.out >= *max) {

@@ -102,7 +102,13 @@ impl Flow {
     }
 
     /// The same for one that has been ready since then.
-    pub fn push_since(&mut self, lane: u32, priority: u8, ticket: Ticket, since: i64, now: i64) {
+    pub fn push_since(
+        &mut self,
+        lane: u32,
+        (priority, ticket): (u8, Ticket),
+        since: i64,
+        now: i64,
+    ) {
         self.last = self.last.max(since);
         if let Some(lane) = self.lanes.get_mut(lane as usize) {
             lane.push(priority, Item { ticket, since });

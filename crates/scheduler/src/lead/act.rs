@@ -21,6 +21,8 @@ const FENCE_MOVES_AFTER: usize = 2_000;
 const REFUSED_PAUSE_MS: u64 = 50;
 /// Releases that are under way at once.
 const FLIGHTS_MAX: usize = 4;
+/// Pause after a submission could not be read.
+const TROUBLE_PAUSE_MS: u64 = 200;
 /// Tasks whose keys are read together.
 const KEYS_MAX: usize = 256;
 /// Decisions that are published together.
@@ -130,8 +132,10 @@ impl Lead {
 
     /// Reads the keys of tasks that were there before their limits.
     pub(super) async fn read_keys(&mut self) {
+        if self.now_ms() < self.keys_at {
+            return;
+        }
         let unkeyed = self.planner.unkeyed(KEYS_MAX);
-        self.keys_failed = false;
         let mut rest = unkeyed.into_iter();
         while let Some(ticket) = rest.next() {
             let Some(entry) = self.planner.entry(ticket) else { continue };
@@ -140,7 +144,7 @@ impl Lead {
                 Err(error) => {
                     // The log or the network is in trouble: the next tick tries again.
                     tracing::warn!(error = format!("{error:#}"), "failed to read a limit's key");
-                    self.keys_failed = true;
+                    self.keys_at = self.now_ms() + TROUBLE_PAUSE_MS;
                     for ticket in rest.by_ref().chain([ticket]) {
                         self.planner.not_keyed(ticket);
                     }

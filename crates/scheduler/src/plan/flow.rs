@@ -150,7 +150,7 @@ impl Planner {
         let flow = self.control.flows.get_mut(&id);
         let Some((flow, lane)) = flow.zip(lane) else { return false };
         match since {
-            Some(since) => flow.push_since(*lane, priority, ticket, since.min(now), now),
+            Some(since) => flow.push_since(*lane, (priority, ticket), since.min(now), now),
             None => flow.push(*lane, priority, ticket, now),
         }
         true

@@ -34,7 +34,7 @@ pub fn run(seed: u64, releases: usize) -> Result<(), Broken> {
         key: "input.customer".into(),
         fair,
         // A key that is full now and then gets its share all the same.
-        concurrency: (seed % 2 == 0).then_some(12),
+        concurrency: seed.is_multiple_of(2).then_some(12),
         ..pb::Limit::default()
     };
     let event = document("fair", 1, Body::Limit(Box::new(limit)));

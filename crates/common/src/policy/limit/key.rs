@@ -72,13 +72,11 @@ impl Key {
         let expression = compiled.map_err(|error| format!("is no expression: {}", said(&error)))?;
         let mut names = Vec::new();
         for name in expression.undeclared_variables(false) {
-            match NAMES.iter().find(|known| **known == name) {
-                Some(known) => names.push(*known),
-                None => {
-                    let known = NAMES.join(", ");
-                    return Err(format!("knows no `{name}`; there are {known}"));
-                }
-            }
+            let known = NAMES.iter().find(|known| **known == name);
+            names.push(
+                *known
+                    .ok_or_else(|| format!("knows no `{name}`; there are {}", NAMES.join(", ")))?,
+            );
         }
         if names.is_empty() {
             return Err("is the same for every task: leave it out".into());
