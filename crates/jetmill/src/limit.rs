@@ -110,7 +110,7 @@ fn rate(text: &str) -> Result<pb::LimitRate, String> {
     let (count, per) = text.split_once('/').ok_or_else(wrong)?;
     let count = count.trim().parse().map_err(|_| wrong())?;
     // A unit alone is one of it.
-    let per = per.trim();
+    let per = Some(per.trim()).filter(|per| !per.is_empty()).ok_or_else(wrong)?;
     let per = if per.starts_with(|c: char| c.is_ascii_digit()) { per } else { &format!("1{per}") };
     let per = parse_duration(per).map_err(|_| wrong())?;
     Ok(pb::LimitRate { count, per: Some(per.into()), burst: None })

@@ -20,7 +20,14 @@ use common::{
 use runtime::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{lease::Lease, orders::Change, payload, plan::Tombstone, policies, why::Names};
+use crate::{
+    lease::Lease,
+    orders::Change,
+    payload,
+    plan::Tombstone,
+    policies,
+    why::{Names, Places},
+};
 
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
@@ -50,8 +57,7 @@ pub(crate) enum Command {
     },
     Why {
         key: TaskKey,
-        spec: Box<TaskSpec>,
-        names: Names,
+        about: Box<(TaskSpec, Names)>,
         reply: oneshot::Sender<Option<pb::WhyResponse>>,
     },
     Queues {
@@ -68,11 +74,6 @@ pub(crate) enum Command {
         reply: oneshot::Sender<pb::PoliciesResponse>,
     },
 }
-
-/// A place in the log: the message, and which item of it.
-pub(crate) type At = (u64, u32);
-/// Where a task lies, and where its holders do.
-pub(crate) type Places = (At, Vec<At>);
 
 /// What became of one task.
 pub(crate) enum Changed {
@@ -315,15 +316,8 @@ impl Door {
             let stub = pb::TaskSpec { task_id: id.to_string(), ..pb::TaskSpec::default() };
             TaskSpec::parse(stub).map_err(ApiError::invalid)?
         };
-        let spec = Box::new(spec.with_id(&id));
-        let mut names = Names::new();
-        for (sequence, index) in holders {
-            // One that is over meanwhile is not named.
-            if let Ok(id) = payload::id_at(&self.ctx.bus, sequence, index).await {
-                names.insert((sequence, index), id.to_string());
-            }
-        }
-        let answer = self.ask(|reply| Command::Why { key, spec, names, reply }).await?;
+        let about = Box::new((spec.with_id(&id), payload::names(&self.ctx.bus, holders).await));
+        let answer = self.ask(|reply| Command::Why { key, about, reply }).await?;
         answer.ok_or_else(|| ApiError::no_task(id.as_str()))
     }
 

@@ -17,7 +17,7 @@ use common::{
 };
 use uuid::Uuid;
 
-use crate::plan::Ticket;
+use crate::{plan::Ticket, why::Names};
 
 /// Fetched messages that are kept for their other items.
 const FETCHED_MAX: usize = 16;
@@ -123,13 +123,18 @@ fn payload(message: &Message, index: u32) -> anyhow::Result<Payload> {
     }
 }
 
-/// The id of the task whose submission lies there.
-pub(crate) async fn id_at(bus: &Bus, sequence: u64, index: u32) -> anyhow::Result<TaskId> {
-    let message = fetch(bus, bus::streams::identity(bus).await?, sequence).await?;
-    match message.items.get(index as usize) {
-        Some(Ok(Event::Task(event))) => Ok(event.id.clone()),
-        _ => anyhow::bail!("item {index} of message {sequence} is about no task"),
+/// The ids of the tasks whose submissions lie at these places. One that cannot be read is not named.
+pub(crate) async fn names(bus: &Bus, places: Vec<(u64, u32)>) -> Names {
+    let mut names = Names::new();
+    let Ok(stream) = bus::streams::identity(bus).await else { return names };
+    for (sequence, index) in places {
+        if let Ok(message) = fetch(bus, stream, sequence).await
+            && let Some(Ok(Event::Task(event))) = message.items.get(index as usize)
+        {
+            names.insert((sequence, index), event.id.to_string());
+        }
     }
+    names
 }
 
 /// A submission, for doors that need one now and then.

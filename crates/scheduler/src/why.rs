@@ -9,7 +9,7 @@ use common::{
     task::{Executor, TaskSpec},
 };
 
-pub use self::limits::{Names, holders};
+pub use self::limits::{Names, Places, holders};
 use self::limits::{estimated_start, limits};
 use crate::{
     flow::Refusal,

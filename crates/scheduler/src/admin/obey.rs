@@ -45,9 +45,9 @@ impl Lead {
                 });
                 let _ = reply.send(place.map(|place| (place, why::holders(&self.planner, key))));
             }
-            Command::Why { key, spec, names, reply } => {
-                let window_max = self.config.window_max;
-                let _ = reply.send(why::why(&self.planner, key, &spec, window_max, &names));
+            Command::Why { key, about, reply } => {
+                let (window_max, (spec, names)) = (self.config.window_max, &*about);
+                let _ = reply.send(why::why(&self.planner, key, spec, window_max, names));
             }
             Command::Queues { reply } => {
                 let _ = reply.send(self.queues());

@@ -172,7 +172,6 @@ fn of_a_burst_the_newest_runs_once_when_it_is_quiet_or_has_lasted() {
         }
         let next = flow.next(at, |ticket, _| !refused.contains(&ticket.slot));
         match n {
-            0..5 => assert_eq!(next, None, "{n}"),
             5 => {
                 let next = next.expect("it has lasted");
                 assert_eq!(next.ticket.slot, 5);

@@ -15,12 +15,16 @@ const HOLDERS_MAX: usize = 3;
 /// An estimate further away than this is none.
 const ESTIMATE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// A place in the log: the message, and which item of it.
+type At = (u64, u32);
+/// Where a task lies, and where its holders do.
+pub type Places = (At, Vec<At>);
 /// The ids of tasks, by where their submissions lie in the log.
-pub type Names = HashMap<(u64, u32), String>;
+pub type Names = HashMap<At, String>;
 
 /// Where the submissions lie of tasks that are out and hold this one by a limit: the planner knows no
 /// ids.
-pub fn holders(planner: &Planner, key: TaskKey) -> Vec<(u64, u32)> {
+pub fn holders(planner: &Planner, key: TaskKey) -> Vec<At> {
     let Some(Found::Open(ticket, entry)) = planner.find(key) else { return Vec::new() };
     if matches!(entry.place, Place::External | Place::Released(_)) {
         return Vec::new();

@@ -9,7 +9,11 @@ use common::{
 };
 use scheduler::plan::{Planner, Ticket};
 
-use super::{CUSTOMERS, QUEUE, document, key, model::broken, spec};
+use super::{
+    CUSTOMERS, QUEUE, key,
+    menu::{document, spec},
+    model::broken,
+};
 use crate::{invariants::Broken, random::Random};
 
 /// Tasks of a key that are ready at once.
@@ -34,7 +38,7 @@ pub fn run(seed: u64, releases: usize) -> Result<(), Broken> {
         key: "input.customer".into(),
         fair,
         // A key that is full now and then gets its share all the same.
-        concurrency: seed.is_multiple_of(2).then_some(12),
+        concurrency: seed.is_multiple_of(2).then_some(40),
         ..pb::Limit::default()
     };
     let event = document("fair", 1, Body::Limit(Box::new(limit)));

@@ -205,8 +205,11 @@ fn more_than_may_wait_are_refused_and_do_not_count() {
     assert_eq!([world.place("b"), world.place("c")], [Place::Ready; 2]);
     let reasons = world.reasons("d", "");
     assert_eq!(reasons[0].0, "verdict");
-    world.say("d", Kind::Failed(Box::new(pb::Failed::default())));
-    world.say("e", Kind::Failed(Box::new(pb::Failed::default())));
+    for id in ["d", "e"] {
+        let cause = pb::Cause::Rejected.into();
+        world.say(id, Kind::Failed(Box::new(pb::Failed { cause, ..pb::Failed::default() })));
+        assert_eq!(world.end(id), Some(Phase::Failed(Cause::Rejected)));
+    }
     world.complete("a", 1);
     assert_eq!(world.released(&IDS), ["b"]);
 }
