@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
         None => options.from..options.from + options.seeds,
     };
     if options.flow {
-        return flow(seeds, options.steps);
+        return flow(&options, seeds);
     }
     let mut sum = Sum::default();
     let mut told = now();
@@ -78,35 +78,40 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 /// Flow control: each seed's steps, and as many releases to compare shares by.
-fn flow(seeds: std::ops::Range<u64>, steps: u64) -> anyhow::Result<ExitCode> {
+fn flow(options: &Options, seeds: std::ops::Range<u64>) -> anyhow::Result<ExitCode> {
     let begun = now();
-    let (mut made, mut released, mut refused, mut terms) = (0, 0, 0, 0);
+    let (mut sum, mut refused, mut terms) = (Sum::default(), 0, 0);
+    let mut found = None;
     for seed in seeds {
-        let outcome = simulator::flow::run(seed, steps);
-        (made, released) = (made + outcome.steps, released + outcome.released);
+        let outcome = simulator::flow::run(seed, options.steps);
+        (sum.seeds, sum.steps) = (sum.seeds + 1, sum.steps + outcome.steps);
+        sum.begun += outcome.released;
         (refused, terms) = (refused + outcome.refused, terms + outcome.terms);
-        let shares = simulator::flow::shares::run(seed, steps as usize).err();
-        if let Some(broken) = outcome.broken.or(shares) {
-            writeln!(
-                anstream::stderr(),
-                "seed {seed}, step {}: {} does not hold: {}",
-                outcome.steps,
-                broken.invariant,
-                broken.detail
-            )?;
-            return Ok(ExitCode::from(1));
+        let shares = simulator::flow::shares::run(seed, options.steps as usize).err();
+        found = outcome.broken.or(shares).map(|broken| (seed, outcome.steps, broken));
+        if let Some((seed, step, broken)) = &found {
+            let name = broken.invariant;
+            let detail = &broken.detail;
+            let text = format!("seed {seed}, step {step}: {name} does not hold: {detail}");
+            writeln!(anstream::stderr(), "{text}")?;
+            break;
         }
     }
     let line = serde_json::json!({
-        "steps": made,
+        "seeds": sum.seeds,
+        "steps": sum.steps,
         "seconds": (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-        "released": released,
+        "released": sum.begun,
         "refused": refused,
         "terms": terms,
-        "broken": serde_json::Value::Null,
+        "mutant": options.mutant,
+        "broken": found.as_ref().map(|(.., broken)| broken.invariant),
+        "detail": found.as_ref().map(|(.., broken)| broken.detail.as_str()),
+        "seed": found.as_ref().map(|(seed, ..)| seed),
+        "step": found.as_ref().map(|(_, step, _)| step),
     });
     writeln!(anstream::stdout(), "{line}")?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if found.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long it takes is said, and decides nothing")]
