@@ -83,6 +83,8 @@ pub struct Flow {
     fresh: BTreeSet<u32>,
     /// For each limit the last start of something whose key was not known: it may have been any.
     hidden: Vec<i64>,
+    /// Tickets and arrivals that came since it was looked for those that have moved on.
+    came: usize,
     /// Virtual time: where the key was that went last.
     pass: u64,
     /// The newest `since` of a task: the next one's is later, so that it also orders them.

@@ -126,6 +126,7 @@ impl Flow {
 
     /// Where the lane stands may have changed; the others stay where they are.
     fn came(&mut self, id: u32, now: i64) {
+        self.came += 1;
         let Some(lane) = self.lanes.get(id as usize) else { return };
         let at = match lane.at {
             At::Idle => None,
@@ -138,6 +139,7 @@ impl Flow {
 
     /// A task of the lane came, for the limits that judge arrivals: for all, or for one by its name.
     pub fn arrived(&mut self, lane: u32, arrival: Arrival, only: Option<&str>) {
+        self.came += 1;
         let Some(lane) = self.lanes.get(lane as usize) else { return };
         for id in &lane.buckets {
             let Some(bucket) = self.buckets.get_mut(*id as usize) else { continue };
@@ -195,6 +197,12 @@ impl Flow {
         is_ready: impl Fn(Ticket, u8) -> bool,
         waits: impl Fn(Ticket) -> bool,
     ) {
+        // Looking costs as much as there are lanes and buckets: so many must have come before.
+        let stale_max = crate::queue::STALE_TICKETS_MAX;
+        if self.came < stale_max as usize + self.lanes.len() + self.fresh.len() {
+            return;
+        }
+        self.came = 0;
         for id in self.fresh.clone() {
             let Some(bucket) = self.buckets.get_mut(id as usize) else { continue };
             let waiting = bucket.ready + bucket.waiting;
@@ -204,7 +212,7 @@ impl Flow {
         }
         let tickets = self.lanes.iter().map(|(_, lane)| lane.len()).sum::<usize>();
         let open = self.lanes.iter().map(|(_, lane)| lane.tasks).sum::<u64>();
-        if tickets as u64 > 2 * open + crate::queue::STALE_TICKETS_MAX {
+        if tickets as u64 > 2 * open + stale_max {
             for (_, lane) in &mut self.lanes {
                 lane.retain(&is_ready);
             }

@@ -257,3 +257,17 @@ fn what_was_used_of_a_rate_outlives_a_process() {
     let unheard = flow.states([lanes[0]].into_iter());
     assert_eq!(unheard[0].next, SECOND);
 }
+
+#[test]
+fn tickets_that_have_moved_on_do_not_pile_up_where_nothing_is_taken_off() {
+    let mut flow = Flow::new(vec![named("one", |l| l.concurrency = Some(1))]);
+    let lane = ready(&mut flow, &[], 0, 0);
+    for n in 1..20_000 {
+        flow.push(lane, 5, ticket(n), 0);
+        flow.compact(|ticket, _| ticket.slot == n, |_| false);
+    }
+    let kept = flow.lanes.iter().map(|(_, lane)| lane.len()).sum::<usize>();
+    assert!(kept < 10_000, "{kept}");
+    let next = flow.next(20_000, |ticket, _| ticket.slot == 19_999).expect("one is ready");
+    assert_eq!(next.ticket.slot, 19_999);
+}
