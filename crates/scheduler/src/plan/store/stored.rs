@@ -38,7 +38,7 @@ pub struct Stored {
     pub(super) marks: Option<Marks>,
     #[prost(message, repeated, tag = "14")]
     pub(super) documents: Vec<StoredDocument>,
-    #[prost(message, repeated, tag = "20")]
+    #[prost(message, repeated, tag = "22")]
     pub(super) rates: Vec<StoredRate>,
 }
 
