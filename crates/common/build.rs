@@ -8,8 +8,13 @@ use prost::Message as _;
 
 const FILES: [&str; 8] =
     ["task", "limit", "schedule", "task_type", "policy", "event", "execution", "admin"];
-const OWN_SERDE: [&str; 3] =
-    [".jetmill.v1.Json", ".jetmill.v1.Dependency", ".jetmill.v1.SubmitRequest"];
+const OWN_SERDE: [&str; 5] = [
+    ".jetmill.v1.Json",
+    ".jetmill.v1.Dependency",
+    ".jetmill.v1.SubmitRequest",
+    ".jetmill.v1.Schedule.Overlap",
+    ".jetmill.v1.CatchUp.Mode",
+];
 const TIMES: [(&str, &str); 2] = [
     (".google.protobuf.Timestamp", "crate::wire::time::Timestamp"),
     (".google.protobuf.Duration", "crate::wire::time::Duration"),
@@ -47,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(["."])
         .boxed(".jetmill.v1.Event.kind.created")
         .boxed(".jetmill.v1.Event.kind.carried")
+        .boxed(".jetmill.v1.Event.kind.resolved")
         .boxed(".jetmill.v1.Event.kind.document");
     let mut json = pbjson_build::Builder::new();
     json.register_descriptors(&bytes)?

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod catalog;
 mod chaos;
 mod doors;
 mod kills;
@@ -10,6 +11,7 @@ mod python;
 mod reference;
 mod reflection;
 mod rig;
+mod schedules;
 mod separate;
 mod support;
 mod tidy;

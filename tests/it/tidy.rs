@@ -14,12 +14,13 @@ use std::{
 use serde_json::Value;
 
 /// Which of our crates may use which. Build-time edges are free; the tests may use everything.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("common", &[]),
+    ("catalog", &["common"]),
     ("bus", &["common"]),
     ("runtime", &["bus", "common"]),
     ("registry", &["runtime", "bus", "common"]),
-    ("scheduler", &["runtime", "bus", "common"]),
+    ("scheduler", &["runtime", "bus", "common", "catalog"]),
     ("gateway", &["runtime", "bus", "common"]),
     ("jetmill-sdk", &["bus", "common"]),
     ("worker-pool", &["jetmill-sdk", "runtime", "bus", "common"]),
@@ -31,6 +32,7 @@ const EDGES: [(&str, &[&str]); 13] = [
             "gateway",
             "worker-pool",
             "chaos",
+            "catalog",
             "jetmill-sdk",
             "runtime",
             "bus",

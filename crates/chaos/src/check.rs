@@ -90,7 +90,8 @@ fn attempt(kind: &Kind) -> (u32, &str) {
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
         | Kind::Expedited(_)
-        | Kind::Carried(_) => (0, none),
+        | Kind::Carried(_)
+        | Kind::Resolved(_) => (0, none),
     }
 }
 

@@ -5,13 +5,15 @@
 //! [`TaskSpec`], parsed at the door.
 
 mod carried;
+mod resolved;
 
 pub use carried::{Carried, Pause, Trimmed};
+pub use resolved::Resolved;
 
 use crate::{
     id::{QueueName, TaskId, Tenant},
     pb,
-    policy::Document,
+    policy::{Document, schedule::Advanced},
     task::TaskSpec,
     time::Timestamp,
 };
@@ -64,6 +66,7 @@ pub enum Kind {
     Reprioritised(pb::Reprioritised),
     Expedited(pb::Expedited),
     Carried(Box<Carried>),
+    Resolved(Box<Resolved>),
 }
 
 impl Kind {
@@ -86,6 +89,7 @@ impl Kind {
             Self::Reprioritised(_) => "reprioritised",
             Self::Expedited(_) => "expedited",
             Self::Carried(_) => "carried",
+            Self::Resolved(_) => "resolved",
         }
     }
 
@@ -123,6 +127,8 @@ pub enum Policy {
     Trimmed(Trimmed),
     /// A version of a limit, a schedule or a task type.
     Document(Box<Document>),
+    /// Ticks of a schedule have no run, or where it stands is said again.
+    ScheduleAdvanced(Advanced),
 }
 
 impl Policy {
@@ -133,6 +139,7 @@ impl Policy {
             Self::Resumed { .. } => "resumed",
             Self::Trimmed(_) => "trimmed",
             Self::Document(_) => "document",
+            Self::ScheduleAdvanced(_) => "schedule_advanced",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! * [`id`]: tenants, task ids, queues, and the short key that folds use.
 //! * [`task`]: what is to be done, validated once at the door.
 //! * [`event`]: the facts that the log holds.
+//! * [`policy`]: documents about how work is done.
 //! * [`lifecycle`]: the fold of those facts, the one place that decides what a task's state is.
 //! * [`wire`]: the bytes of all this, in protobuf and JSON.
 //! * [`subject`]: every subject, stream, bucket and durable name.

@@ -201,6 +201,7 @@ pub fn apply(state: Option<State>, event: &Kind) -> Result<State, Ignored> {
         Kind::Cancelled(body) => cancelled(state, body.attempt),
         Kind::CancelRequested(_) if state.cancel_requested => Err(Ignored::Repeat),
         Kind::CancelRequested(_) => Ok(State { cancel_requested: true, ..state }),
+        Kind::Resolved(_) => resolved(state),
         Kind::Reprioritised(_) | Kind::Expedited(_) | Kind::Carried(_) => Ok(state),
     }
 }
@@ -232,7 +233,8 @@ fn first(event: &Kind) -> Result<State, Ignored> {
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
         | Kind::Expedited(_)
-        | Kind::Carried(_) => Err(Ignored::UnknownTask),
+        | Kind::Carried(_)
+        | Kind::Resolved(_) => Err(Ignored::UnknownTask),
     }
 }
 
@@ -261,6 +263,21 @@ fn reported_by_worker(state: State, attempt: u32) -> Result<State, Ignored> {
         | Phase::Failed(_)
         | Phase::Cancelled
         | Phase::Skipped => Err(Ignored::StaleAttempt),
+    }
+}
+
+/// A task without an executor gets its type's, unless somebody has begun to report about it.
+fn resolved(state: State) -> Result<State, Ignored> {
+    match state.phase {
+        _ if !state.external => Err(Ignored::Repeat),
+        Phase::Pending if !state.stub => Ok(State { external: false, ..state }),
+        Phase::Pending
+        | Phase::Verdict
+        | Phase::Running
+        | Phase::Completed
+        | Phase::Failed(_)
+        | Phase::Cancelled
+        | Phase::Skipped => Err(Ignored::OutOfPlace),
     }
 }
 

@@ -42,6 +42,23 @@ pub const LIMIT_WEIGHTS_MAX: usize = 1_000;
 /// Limits of one queue that hold at once: the first by name.
 pub const LIMITS_OF_QUEUE_MAX: usize = 8;
 
+/// Longest cron expression, in bytes.
+pub const CRON_BYTES_MAX: usize = 256;
+/// Shortest interval of a schedule.
+pub const SCHEDULE_EVERY_MIN: Duration = Duration::from_secs(1);
+/// Open runs of one schedule, at most and by default.
+pub const SCHEDULE_RUNS_MAX: usize = 100;
+/// A tick of a schedule that is at most so late is not late.
+pub const SCHEDULE_GRACE: Duration = Duration::from_secs(60);
+/// How late a tick may be that is caught up, by default.
+pub const CATCH_UP_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// Ticks of one schedule that are caught up, at most.
+pub const CATCH_UP_TICKS_MAX: usize = 1_000;
+/// Ticks of one schedule that are caught up, by default.
+pub const CATCH_UP_TICKS: usize = 100;
+/// Longest jitter of a schedule.
+pub const SCHEDULE_JITTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Most events in one message of the log.
 pub const BUNDLE_EVENTS_MAX: usize = 256;
 /// Largest message of the log, in bytes; nats-server's own limit is 1 MiB.
@@ -82,6 +99,26 @@ pub const RESULT_BYTES_MAX: usize = 256 * 1024;
 pub const OUTPUT_BYTES_MAX: usize = 1_000_000;
 /// Output that a shell result carries, in bytes for each of stdout and stderr: the end of it.
 pub const RESULT_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Longest URL of an HTTP request, in bytes.
+pub const HTTP_URL_BYTES_MAX: usize = 8 * 1024;
+/// Headers that a task gives to its HTTP request.
+pub const HTTP_HEADERS_MAX: usize = 64;
+/// Body of an HTTP answer that is read, in bytes; of more, the beginning counts.
+pub const HTTP_BODY_BYTES_MAX: usize = 10_000_000;
+/// Headers of an HTTP answer that its result carries, in bytes.
+pub const HTTP_RESULT_HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// Redirects that one HTTP request follows.
+pub const HTTP_REDIRECTS_MAX: usize = 3;
+/// How long an HTTP request waits for a connection.
+pub const HTTP_CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait that the other side of an attempt may ask for, as with Retry-After.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// Memory of a Lua script that asks for none, in MiB.
+pub const LUA_MEMORY_MB: u32 = 64;
+/// Memory of a Lua script, in MiB.
+pub const LUA_MEMORY_MB_MAX: u32 = 1_024;
+/// Longest time of one attempt of a Lua script.
+pub const LUA_RUN_MAX: Duration = Duration::from_secs(30);
 /// Largest piece of output in one message, in bytes.
 pub const LOG_CHUNK_BYTES_MAX: usize = 32 * 1024;
 /// Subjects over which `LOGS` spreads.
@@ -175,3 +212,24 @@ pub const PROBE_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Time that the tasks of a service have to end, unless the service asks for more.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Largest file of task types, in bytes.
+pub const CATALOG_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Lists and maps of a file of task types in one another, at most.
+pub const CATALOG_DEPTH_MAX: usize = 32;
+/// Largest input schema of a task type, in bytes of JSON.
+pub const SCHEMA_BYTES_MAX: usize = 32 * 1024;
+/// Parts of an input schema, each reference counted as what it leads to.
+pub const SCHEMA_PARTS_MAX: usize = 1_000;
+/// Problems of one input that are named.
+pub const INPUT_PROBLEMS_MAX: usize = 64;
+/// Longest template of a task type, in bytes.
+pub const TEMPLATE_BYTES_MAX: usize = 8 * 1024;
+/// Templates of one task type.
+pub const TEMPLATES_MAX: usize = 64;
+/// Steps that a template may take.
+pub const TEMPLATE_FUEL: u64 = 20_000;
+/// What the templates of one task may make and look at, in bytes.
+pub const TEMPLATE_WORK_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Shortest period of a uniqueness.
+pub const UNIQUE_PERIOD_MIN: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@
 //! the log first said it. Who begins at the floor takes that in before anything else.
 
 pub mod limit;
-mod schedule;
-mod task_type;
+pub mod schedule;
+pub mod task_type;
 
 use std::collections::BTreeMap;
 

@@ -23,8 +23,9 @@ pub const CURSORS: &str = "CURSORS";
 pub const SNAPSHOTS: &str = "SNAPSHOTS";
 
 /// Kinds of event, as the last token of their subjects. The order is that of a task's life.
-pub const EVENTS: [&str; 16] = [
+pub const EVENTS: [&str; 17] = [
     "created",
+    "resolved",
     "started",
     "progress",
     "updated",

@@ -1,6 +1,7 @@
 //! What is to be done: a submission, validated once at the door and valid ever after.
 
 mod check;
+pub mod http;
 
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use crate::{
 
 /// Priority of a task that names none.
 pub const PRIORITY: u8 = 5;
+/// Type and subsystem of a task that names none.
+pub const UNKNOWN: &str = "unknown";
+/// Title of a task that has none.
+pub const UNTITLED: &str = "Untitled Task";
 /// Queue of the executors that `worker-pool` brings.
 pub const DEFAULT_QUEUE: &str = "default";
 /// Queue of handlers that programs register.
@@ -33,6 +38,10 @@ pub enum Executor<'a> {
     Shell(&'a pb::Shell),
     /// A request to a subject.
     Nats(&'a pb::Nats),
+    /// An HTTP request.
+    Http(&'a pb::Http),
+    /// A script in a sandbox.
+    Lua(&'a pb::Lua),
     /// A handler in a program.
     Worker(&'a pb::Worker),
     /// Another system runs it and reports.
@@ -45,6 +54,8 @@ impl Executor<'_> {
         match self {
             Self::Shell(_) => "shell",
             Self::Nats(_) => "nats",
+            Self::Http(_) => "http",
+            Self::Lua(_) => "lua",
             Self::Worker(_) => "worker",
             Self::External => "external",
         }
@@ -112,9 +123,9 @@ impl TaskSpec {
         }
         for (field, default) in [
             (&mut spec.tenant, "default"),
-            (&mut spec.task_type, "unknown"),
-            (&mut spec.subsystem, "unknown"),
-            (&mut spec.title, "Untitled Task"),
+            (&mut spec.task_type, UNKNOWN),
+            (&mut spec.subsystem, UNKNOWN),
+            (&mut spec.title, UNTITLED),
             (&mut spec.created_by, "system"),
         ] {
             if field.is_empty() {
@@ -177,6 +188,8 @@ impl TaskSpec {
         match self.0.executor.as_ref().and_then(|e| e.kind.as_ref()) {
             Some(executor::Kind::Shell(shell)) => Executor::Shell(shell),
             Some(executor::Kind::Nats(nats)) => Executor::Nats(nats),
+            Some(executor::Kind::Http(http)) => Executor::Http(http),
+            Some(executor::Kind::Lua(lua)) => Executor::Lua(lua),
             Some(executor::Kind::Worker(worker)) => Executor::Worker(worker),
             Some(executor::Kind::External(_)) | None => Executor::External,
         }
@@ -191,7 +204,11 @@ impl TaskSpec {
     pub fn queue(&self) -> QueueName {
         let default = match self.executor() {
             Executor::Worker(_) => HANDLER_QUEUE,
-            Executor::Shell(_) | Executor::Nats(_) | Executor::External => DEFAULT_QUEUE,
+            Executor::Shell(_)
+            | Executor::Nats(_)
+            | Executor::Http(_)
+            | Executor::Lua(_)
+            | Executor::External => DEFAULT_QUEUE,
         };
         let name = if self.0.queue.is_empty() { default } else { &self.0.queue };
         QueueName::parse(name).expect("invariant: parse checked the queue")
@@ -219,7 +236,8 @@ impl TaskSpec {
     pub fn timeouts(&self) -> Timeouts {
         let run = match self.executor() {
             Executor::Shell(_) => Some(Duration::from_secs(120)),
-            Executor::Nats(_) => Some(Duration::from_secs(30)),
+            Executor::Nats(_) | Executor::Http(_) => Some(Duration::from_secs(30)),
+            Executor::Lua(_) => Some(Duration::from_secs(5)),
             Executor::Worker(_) => Some(Duration::from_secs(300)),
             Executor::External => None,
         };

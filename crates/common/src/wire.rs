@@ -7,12 +7,13 @@ mod json;
 mod policy;
 pub mod time;
 mod value;
+mod word;
 
 use prost::Message;
 use uuid::Uuid;
 
 use crate::{
-    event::{Carried, Event, Kind, Policy, PolicyEvent, TaskEvent},
+    event::{Carried, Event, Kind, Policy, PolicyEvent, Resolved, TaskEvent},
     id::{TaskId, Tenant},
     lifecycle::FOLD_VERSION,
     pb::{self, event::Kind as Body},
@@ -142,10 +143,12 @@ pub fn body_word(body: &Body) -> &'static str {
         Body::Reprioritised(_) => "reprioritised",
         Body::Expedited(_) => "expedited",
         Body::Carried(_) => "carried",
+        Body::Resolved(_) => "resolved",
         Body::Paused(_) => "paused",
         Body::Resumed(_) => "resumed",
         Body::Trimmed(_) => "trimmed",
         Body::Document(_) => "document",
+        Body::ScheduleAdvanced(_) => "schedule_advanced",
     }
 }
 
@@ -195,10 +198,21 @@ fn from_pb(event: pb::Event, message: Received<'_>, index: u32) -> Result<Event,
             let carried = Carried::try_from(*b).map_err(|e| undecodable("carried", &e))?;
             Kind::Carried(Box::new(carried))
         }
+        Body::Resolved(b) => {
+            let resolved = Resolved::try_from(*b).map_err(|e| undecodable("resolved", &e))?;
+            let (tenant, id) = (resolved.spec.tenant(), resolved.spec.id());
+            let same = Tenant::parse_or_default(&about.tenant).is_ok_and(|named| named == tenant);
+            if !same || id.is_none_or(|id| id.as_str() != about.id) {
+                let problem = "resolved: the task's own names are others".into();
+                return Err(NotAnEvent::Undecodable(problem));
+            }
+            Kind::Resolved(Box::new(resolved))
+        }
         Body::Paused(b) => return Ok(about.policy(policy::paused(&b)?)),
         Body::Resumed(b) => return Ok(about.policy(policy::resumed(&b)?)),
         Body::Trimmed(b) => return Ok(about.policy(policy::trimmed(b)?)),
         Body::Document(b) => return Ok(about.policy(policy::document(*b)?)),
+        Body::ScheduleAdvanced(b) => return Ok(about.policy(policy::advanced(b)?)),
     };
     about.event(kind)
 }
@@ -319,6 +333,7 @@ fn task_to_pb(event: &TaskEvent) -> pb::Event {
         Kind::Reprioritised(b) => Body::Reprioritised(*b),
         Kind::Expedited(b) => Body::Expedited(*b),
         Kind::Carried(b) => Body::Carried(Box::new(pb::Carried::from(&**b))),
+        Kind::Resolved(b) => Body::Resolved(Box::new(pb::Resolved::from(&**b))),
     };
     let created = matches!(body, Body::Created(_));
     let json = |text: &str| (!text.is_empty()).then(|| pb::Json { text: text.to_owned() });

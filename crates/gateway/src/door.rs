@@ -132,6 +132,10 @@ forward! {
         queues(QueuesRequest) -> QueuesResponse;
         apply_policies(ApplyPoliciesRequest) -> ApplyPoliciesResponse;
         policies(PoliciesRequest) -> PoliciesResponse;
+        schedules(SchedulesRequest) -> SchedulesResponse;
+        next_fires(NextFiresRequest) -> NextFiresResponse;
+        run_schedule(RunScheduleRequest) -> RunScheduleResponse;
+        pause_schedules(PauseSchedulesRequest) -> ApplyPoliciesResponse;
     }
 }
 

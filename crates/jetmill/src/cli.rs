@@ -7,7 +7,8 @@ use common::id::Tenant;
 
 use crate::{
     bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
-    exit::Exit, limit, list, live, log, queue, serve, services, show, stats, submit, worker,
+    exit::Exit, limit, list, live, log, queue, schedule, serve, services, show, stats, submit,
+    types, worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.
@@ -104,6 +105,9 @@ enum Client {
     /// Look at limits and set them
     #[command(subcommand)]
     Limit(limit::Command),
+    /// Create tasks by the clock
+    #[command(subcommand)]
+    Schedule(schedule::Command),
     /// Look at workers and send them away
     #[command(subcommand)]
     Worker(worker::Command),
@@ -113,6 +117,9 @@ enum Client {
     /// Look at how far the log is trimmed, and at who reads it
     #[command(subcommand)]
     Log(log::Command),
+    /// Kinds of work, as data: what a submission gets that names one
+    #[command(subcommand)]
+    Types(types::Command),
     /// List the services that answer
     Services,
     /// Count everything
@@ -172,9 +179,11 @@ async fn ask(session: &Session, command: Client) -> anyhow::Result<Exit> {
         Client::Resume(args) => queue::resume(session, args).await,
         Client::Queue(command) => queue::run(session, command).await,
         Client::Limit(command) => limit::run(session, command).await,
+        Client::Schedule(command) => schedule::run(session, command).await,
         Client::Worker(command) => worker::run(session, command).await,
         Client::Dead(command) => dead::run(session, command).await,
         Client::Log(command) => log::run(session, command).await,
+        Client::Types(command) => Box::pin(types::run(session, command)).await,
         Client::Services => services::run(session).await,
         Client::Stats => stats::run(session).await,
         Client::Demo(args) => demo::run(session, args).await,

@@ -16,6 +16,9 @@ pub(crate) enum Command {
         /// Go on where the last list ended
         #[arg(long, value_name = "TOKEN", default_value = "")]
         after: String,
+        /// Print each letter so, such as '{{ id }} {{ kind }} {{ error }}'
+        #[arg(long, value_name = "TEMPLATE", value_parser = output::Format::parse)]
+        format: Option<output::Format>,
     },
     /// Show one dead letter with what it came from
     Show {
@@ -42,7 +45,15 @@ pub(crate) enum Command {
 /// Runs one of the commands about dead letters.
 pub(crate) async fn run(session: &Session, command: Command) -> anyhow::Result<Exit> {
     match command {
-        Command::Ls { limit, after } => list(session, limit, after).await,
+        Command::Ls { limit, after, format } => {
+            let request = pb::ListDeadRequest { page_size: limit, page_token: after };
+            let response = session.client.list_dead(&request).await?;
+            match format {
+                Some(format) => format.lines(&response.letters)?,
+                None => list(session, &response)?,
+            }
+            Ok(Exit::Done)
+        }
         Command::Show { id } => {
             let letter = session.client.get_dead(&pb::GetDeadRequest { id }).await?;
             session.ui.answer(&letter, detail)?;
@@ -55,9 +66,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> anyhow::Result<E
     }
 }
 
-async fn list(session: &Session, page_size: i32, page_token: String) -> anyhow::Result<Exit> {
-    let response = session.client.list_dead(&pb::ListDeadRequest { page_size, page_token }).await?;
-    session.ui.answer(&response, |response| {
+fn list(session: &Session, response: &pb::ListDeadResponse) -> anyhow::Result<()> {
+    session.ui.answer(response, |response| {
         if response.letters.is_empty() {
             return "nothing is dead".into();
         }
@@ -78,8 +88,7 @@ async fn list(session: &Session, page_size: i32, page_token: String) -> anyhow::
             token => format!("\nthere are more: --after {token}"),
         };
         format!("{}{more}", rows.trim_fmt())
-    })?;
-    Ok(Exit::Done)
+    })
 }
 
 fn detail(letter: &pb::DeadLetter) -> String {

@@ -64,6 +64,9 @@ pub(crate) struct Args {
     /// Attempts that the worker runs at once [default: twice the processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     worker_slots: Option<u32>,
+    /// Queues that the worker serves, and slots of each, such as default=8,maintenance=3
+    #[arg(long, value_name = "QUEUES", conflicts_with = "worker_slots")]
+    queues: Option<String>,
     /// Run the demonstration after the start. Without a terminal, end when it is done
     #[arg(long)]
     demo: bool,
@@ -73,6 +76,7 @@ impl Args {
     fn settings(&self, folder: &Path) -> anyhow::Result<Settings> {
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let slots = self.worker_slots.map(|slots| format!("default={slots}"));
+        let queues = self.queues.clone().or(slots);
         let said = settings::environment(true);
         // Quiet, so that the banner is seen; whoever wants more says so.
         let quiet = !said.iter().any(|(name, _)| name == "JETMILL_LOG__FILTER");
@@ -81,7 +85,7 @@ impl Args {
             .env(said)
             .flag("grpc_addr", Some(local(self.grpc_port)))
             .flag("http_addr", Some(local(self.http_port)))
-            .flag("queues", slots)
+            .flag("queues", queues)
             .flag("drain_timeout", Some(DRAIN))
             .flag("log.filter", quiet.then_some("warn"));
         let mut settings = Settings::read(layers)?;

@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// All of them
     #[arg(long, conflicts_with = "limit")]
     all: bool,
+    /// Print each task so, such as '{{ title }} {{ state }} {{ duration }}'
+    #[arg(long, value_name = "TEMPLATE", value_parser = output::Format::parse)]
+    format: Option<output::Format>,
     /// Look again every two seconds
     #[arg(long, short)]
     watch: bool,
@@ -78,7 +81,10 @@ pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
             // Clears the screen, as `watch` does.
             output::raw(b"\x1b[2J\x1b[H")?;
         }
-        session.ui.answer(&response, text)?;
+        match &args.format {
+            Some(format) => format.lines(&response.tasks)?,
+            None => session.ui.answer(&response, text)?,
+        }
         if !args.watch {
             return Ok(Exit::Done);
         }

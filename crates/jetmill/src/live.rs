@@ -141,9 +141,14 @@ pub(crate) fn what(event: &pb::Event) -> String {
         Some(Kind::Reprioritised(e)) => format!("priority {}", e.priority),
         Some(Kind::Expedited(_)) => "now".into(),
         Some(Kind::Carried(e)) => format!("as of {}", e.as_of),
+        Some(Kind::Resolved(e)) => format!("by version {} of its type", e.version),
         Some(Kind::Paused(e)) => format!("{} {}", queue(&e.queue), e.reason),
         Some(Kind::Resumed(e)) => queue(&e.queue),
         Some(Kind::Trimmed(e)) => format!("the log counts from {}", e.floor),
+        Some(Kind::ScheduleAdvanced(e)) => match e.why.as_str() {
+            "" => format!("where schedule {:?} stands", e.name),
+            why => format!("schedule {:?} has ticks without a run: {why}", e.name),
+        },
         Some(Kind::Document(e)) => format!("version {} of {:?}", e.version, e.name),
     }
 }

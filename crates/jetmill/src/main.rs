@@ -22,6 +22,7 @@ mod output;
 mod platform;
 mod progress;
 mod queue;
+mod schedule;
 mod serve;
 mod services;
 mod settings;
@@ -30,10 +31,11 @@ mod stats;
 mod submit;
 mod table;
 mod task;
+mod types;
 mod wait;
 mod worker;
 
-use std::{process::ExitCode, time::Duration};
+use std::{ffi::OsStr, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 
@@ -44,8 +46,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // The parent of every single command: it must start fast, so it comes before all else.
-    if std::env::args_os().nth(1).is_some_and(|word| word == "attend") {
-        return worker_pool::attend::main();
+    match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
+        Some("attend") => return worker_pool::attend::main(),
+        Some("become") => return worker_pool::attend::limits::main(),
+        Some("lua-run") => return worker_pool::lua::main(),
+        _ => {}
     }
     let cli = cli::Cli::parse();
     let json = cli.global.json;

@@ -63,6 +63,27 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(serde_json::to_string(value)?)?)
 }
 
+/// How each item of a list is printed: a template over its fields in JSON.
+#[derive(Clone, Debug)]
+pub(crate) struct Format(catalog::Line);
+
+impl Format {
+    /// Takes a template; `\t` and `\n` in it are a tab and the end of a line.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let text = text.replace("\\t", "\t").replace("\\n", "\n");
+        catalog::Line::parse(&text).map(Self)
+    }
+
+    /// One line for each item.
+    pub(crate) fn lines<T: Serialize>(&self, items: &[T]) -> anyhow::Result<()> {
+        for item in items {
+            let made = self.0.of(&serde_json::to_value(item)?);
+            line(made.map_err(|why| bad_input(format!("--format {why}")))?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Ui {
     /// The answer in one form or the other.
     pub(crate) fn answer<T: Serialize>(

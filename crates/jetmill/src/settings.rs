@@ -1,6 +1,8 @@
 //! Every setting of the services, from defaults, file, environment and flags.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod roles;
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use bus::streams::StreamOptions;
 use common::{
@@ -11,6 +13,8 @@ use runtime::{
     config::{ConfigErrors, Entry, LEDGER_URL, Layers, NATS_URL, Reader},
     telemetry::{DEFAULT_FILTER, Format, TelemetryConfig},
 };
+
+use worker_pool::attend::limits::Limits;
 
 use crate::connect::DEFAULT_URL;
 
@@ -225,6 +229,27 @@ fn worker_pool(r: &mut Reader) -> worker_pool::Config {
             None,
             "the folder of secrets named file:NAME",
         ),
+        roles: roles::read(r),
+        limits: worker_pool::Bounds {
+            default: limits_of(
+                r,
+                "worker_pool.limits",
+                "what a command may use that asks for nothing, as memory_mb=512,processes=64",
+            ),
+            most: limits_of(r, "worker_pool.limits_max", "what a command may use at most"),
+        },
+        http: worker_pool::Access {
+            hosts: list(
+                r,
+                "worker_pool.http.hosts",
+                "hosts that requests may ask; empty is every public one",
+            ),
+            allow_private: list(
+                r,
+                "worker_pool.http.allow_private",
+                "hosts and address ranges that requests may ask although they are not public",
+            ),
+        },
         drain_timeout: r.duration(
             "drain_timeout",
             default.drain_timeout,
@@ -232,6 +257,23 @@ fn worker_pool(r: &mut Reader) -> worker_pool::Config {
         ),
         executable: default.executable,
     }
+}
+
+fn limits_of(r: &mut Reader, key: &'static str, description: &'static str) -> Limits {
+    r.parsed(key, "", description, Limits::parse).unwrap_or_default()
+}
+
+/// Reads values that are separated by commas.
+fn list<T: FromStr<Err = String>>(
+    r: &mut Reader,
+    key: &'static str,
+    description: &'static str,
+) -> Vec<T> {
+    let items = r.parsed(key, "", description, |text| {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(str::parse).collect::<Result<Vec<T>, _>>()
+    });
+    items.unwrap_or_default()
 }
 
 /// Reads `default=8,gpu=1`.

@@ -6,12 +6,16 @@ mod many;
 mod parse;
 mod spec;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use common::{error::ApiError, pb, task::TaskSpec};
 
-pub(crate) use parse::{parse_duration, parse_time};
+pub(crate) use parse::{parse_duration, parse_json, parse_time};
+pub(crate) use spec::TaskArgs;
 
 use crate::{
     connect::{Session, read_text},
@@ -23,11 +27,13 @@ use crate::{
 /// What to submit.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true)
-    .args(["command", "script", "handler", "nats_subject", "external", "file"]))]
+    .args(["command", "script", "handler", "nats_subject", "http", "lua", "external", "file"]))]
 #[command(after_help = "Examples:
   jetmill submit --wait -- echo hello
   jetmill submit --script 'date; uptime' --title health --priority 8
   jetmill submit --handler resize --input '{\"path\": \"a.png\"}'
+  jetmill submit --http https://example.com/hook --input '{\"a\": 1}' --wait
+  jetmill submit --lua score.lua --input '{\"a\": 1}' --wait
   jetmill submit -f tasks.jsonl --wait        # one task a line, in JSON")]
 pub(crate) struct Args {
     /// The command and its arguments; no shell reads them
@@ -66,24 +72,33 @@ pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
     })
 }
 
-async fn one(session: &Session, args: &Args) -> anyhow::Result<Exit> {
-    let stdin = match &args.task.stdin {
-        Some(path) => {
-            let bytes = read_text(path).await?;
-            let text =
-                String::from_utf8(bytes).map_err(|_| bad_input("--stdin must be UTF-8 text"))?;
-            Some(text)
-        }
-        None => None,
+/// The task that the flags describe, with what they name files for.
+pub(crate) async fn described(args: &TaskArgs, command: &[String]) -> anyhow::Result<pb::TaskSpec> {
+    let files = spec::Files {
+        stdin: text("--stdin", args.stdin.as_deref()).await?,
+        lua: text("--lua", args.lua.as_deref()).await?,
     };
-    let mut spec = spec::build(&args.task, &args.command, stdin)?;
+    Ok(spec::build(args, command, files)?)
+}
+
+async fn one(session: &Session, args: &Args) -> anyhow::Result<Exit> {
+    let mut spec = described(&args.task, &args.command).await?;
     if spec.tenant.is_empty() {
         spec.tenant = session.tenant.to_string();
     }
     if spec.created_by.is_empty() {
         spec.created_by = Session::actor();
     }
-    if !args.wait {
+    send(session, spec, args.wait).await
+}
+
+/// Submits one task, and waits for its end if that is wanted.
+pub(crate) async fn send(
+    session: &Session,
+    mut spec: pb::TaskSpec,
+    wait: bool,
+) -> anyhow::Result<Exit> {
+    if !wait {
         let submission =
             session.client.submit(TaskSpec::parse(spec).map_err(ApiError::invalid)?).await?;
         session.ui.answer(&submission, submitted)?;
@@ -104,6 +119,13 @@ async fn one(session: &Session, args: &Args) -> anyhow::Result<Exit> {
         output::note(task::end(&outcome))?;
     }
     Ok(exit)
+}
+
+/// The text of the file that a flag names.
+async fn text(flag: &str, path: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let Some(path) = path else { return Ok(None) };
+    let text = String::from_utf8(read_text(path).await?);
+    Ok(Some(text.map_err(|_| bad_input(format!("{flag} must be UTF-8 text")))?))
 }
 
 fn submitted(submission: &pb::Submission) -> String {

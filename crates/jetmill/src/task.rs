@@ -84,9 +84,17 @@ fn executor(task: &pb::Task) -> String {
         }
         Some(Kind::Shell(shell)) => format!("shell: {}", table::cut(&shell.script, 100)),
         Some(Kind::Nats(nats)) => format!("nats: {}", nats.subject),
+        Some(Kind::Http(http)) => format!("http: {}", request(http)),
+        Some(Kind::Lua(lua)) => format!("lua: {}", table::cut(&lua.source, 100)),
         Some(Kind::Worker(worker)) => format!("worker: {}", worker.handler),
         Some(Kind::External(_)) | None => task.executor.clone(),
     }
+}
+
+/// Method and address of an HTTP request, as people write it.
+pub(crate) fn request(http: &pb::Http) -> String {
+    let method = if http.method.is_empty() { "GET" } else { &http.method };
+    format!("{} {}", method.to_ascii_uppercase(), table::cut(&http.url, 100))
 }
 
 fn dependencies(task: &pb::Task) -> String {

@@ -147,7 +147,11 @@ fn details(row: &mut Live, event: &TaskEvent) -> Option<Duration> {
         Kind::Reprioritised(body) => {
             row.priority = u8::try_from(body.priority.clamp(1, 10)).unwrap_or(row.priority);
         }
-        Kind::Created(_) | Kind::CancelRequested(_) | Kind::Expedited(_) | Kind::Carried(_) => {}
+        Kind::Created(_)
+        | Kind::CancelRequested(_)
+        | Kind::Expedited(_)
+        | Kind::Carried(_)
+        | Kind::Resolved(_) => {}
     }
     None
 }

@@ -259,16 +259,22 @@ impl Fold {
         place
     }
 
-    /// A creation that took effect describes its task.
+    /// A creation that took effect describes its task, and so does what its type made of it.
     fn describe(&mut self, key: TaskKey, place: Place, event: TaskEvent) {
-        let Kind::Created(spec) = event.kind else { return };
+        let spec = if let Kind::Created(spec) = event.kind {
+            *spec
+        } else if let Kind::Resolved(resolved) = event.kind {
+            resolved.spec
+        } else {
+            return;
+        };
         let Some(slot) = self.known.change(&key) else { return };
         if let Some(written) = slot.written {
             let (old, new) = (slot.live.subsystem.clone(), spec.as_pb().subsystem.as_str());
             count(&mut self.out.counts, &old, written, -1);
             count(&mut self.out.counts, new, written, 1);
         }
-        slot.describe(event.tenant, event.id, *spec, place);
+        slot.describe(event.tenant, event.id, spec, place);
     }
 
     fn entry(&mut self, entry: Entry) {
@@ -294,7 +300,18 @@ fn word(live: &Live) -> &'static str {
 fn is_same(fixed: &Fixed, spec: &TaskSpec) -> bool {
     // Where it is gone nobody can tell.
     fixed.executor == UNKNOWN_EXECUTOR
+        || is_what_its_type_resolved(fixed, spec)
         || TaskSpec::parse(fixed.spec.clone()).is_ok_and(|first| first.digest() == spec.digest())
+}
+
+/// Whether the submission named no executor, and its type gave the task the one that it has: then the
+/// type and the input say whether it is the same.
+fn is_what_its_type_resolved(fixed: &Fixed, spec: &TaskSpec) -> bool {
+    let (first, again) = (&fixed.spec, spec.as_pb());
+    spec.is_external()
+        && again.executor.is_none()
+        && first.executor.is_some()
+        && (&first.task_type, &first.input) == (&again.task_type, &again.input)
 }
 
 #[cfg(test)]

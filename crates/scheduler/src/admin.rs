@@ -5,6 +5,7 @@
 //! loop by a [`Command`].
 
 mod obey;
+mod schedules;
 mod select;
 
 use std::sync::Arc;
@@ -31,8 +32,6 @@ use crate::{
 
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
-/// How often a change of policy is tried that meets another one.
-const APPLY_TRIES: usize = 5;
 
 /// A question to the planner's loop.
 pub(crate) enum Command {
@@ -72,6 +71,14 @@ pub(crate) enum Command {
     Policies {
         request: pb::PoliciesRequest,
         reply: oneshot::Sender<pb::PoliciesResponse>,
+    },
+    Schedules {
+        request: pb::SchedulesRequest,
+        reply: oneshot::Sender<pb::SchedulesResponse>,
+    },
+    PauseSchedules {
+        request: pb::PauseSchedulesRequest,
+        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
     },
 }
 
@@ -158,7 +165,8 @@ fn endpoints(door: &Arc<Door>) -> Endpoints {
     let endpoints = on!(endpoints, "why", why);
     let endpoints = on!(endpoints, "queues", queues);
     let endpoints = on!(endpoints, "apply_policies", apply_policies);
-    on!(endpoints, "policies", policies)
+    let endpoints = on!(endpoints, "policies", policies);
+    schedules::endpoints(endpoints, door)
 }
 
 struct Door {
@@ -332,20 +340,11 @@ impl Door {
     ) -> Result<pb::ApplyPoliciesResponse, ApiError> {
         let pb::ApplyPoliciesRequest { documents, actor, dry_run } = request;
         let documents = policies::parse(documents)?;
-        let mut tries = 0;
-        loop {
-            self.catch_up().await?;
+        self.change_policies(|reply| {
             let (documents, actor) = (documents.clone(), actor.clone());
-            let answer = self
-                .ask(|reply| Command::ApplyPolicies { documents, actor, dry_run, reply })
-                .await?;
-            tries += 1;
-            match answer {
-                // Somebody else's change came in between, and is to be read first.
-                Err(error) if error.code == ErrorCode::Unavailable && tries < APPLY_TRIES => {}
-                answer => return answer,
-            }
-        }
+            Command::ApplyPolicies { documents, actor, dry_run, reply }
+        })
+        .await
     }
 
     async fn policies(

@@ -5,6 +5,7 @@
 
 mod act;
 mod begin;
+mod fire;
 mod recall;
 mod trim;
 
@@ -13,10 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
 use bus::{Cursor, Message, Reader, heartbeat};
-use common::{
-    event::{Event, Kind},
-    wire::NotAnEvent,
-};
+use common::{event::Event, wire::NotAnEvent};
 use futures::StreamExt as _;
 use runtime::Context;
 use tokio::{
@@ -32,7 +30,7 @@ use crate::{
     lease::Lease,
     metrics::Metrics,
     office::{self, Doubts, Office, Released},
-    payload::Payloads,
+    payload::{self, Payloads},
     plan::{Planner, Ticket},
     snapshot,
 };
@@ -253,9 +251,10 @@ impl Lead {
         let folded = self.planner.fold((message.sequence, index), message.at, event, now_ms);
         if let Some(ticket) = folded.created
             && let Event::Task(event) = event
-            && let Kind::Created(spec) = &event.kind
+            && let Some((spec, created_at)) = payload::submitted(&event.kind, message.at)
         {
-            self.payloads.keep(ticket, spec, message.at);
+            self.payloads.drop(ticket);
+            self.payloads.keep(ticket, spec, created_at);
         }
         if let Some(ticket) = folded.ended {
             self.payloads.drop(ticket);
@@ -317,6 +316,7 @@ impl Lead {
         }
         self.decide().await;
         self.read_keys().await;
+        self.fire().await;
         self.release().await;
         self.move_fence().await;
         self.find_out().await;

@@ -5,8 +5,9 @@
 //! that they know everything when they take over.
 //!
 //! What decides is pure: [`plan`] with [`queue`], [`flow`], [`graph`], [`workers`], [`verdict`],
-//! [`office`], [`outgoing`], [`orders`] and [`why`]. The shell around it fetches, calls it and applies. The scheduler has no database, never runs user work,
-//! and ends no attempt that a worker still holds.
+//! [`office`], [`outgoing`], [`orders`], [`schedule`] and [`why`]. The shell around it
+//! fetches, calls it and applies. The scheduler has no database, never runs user work, and ends no
+//! attempt that a worker still holds.
 
 mod admin;
 mod dispatch;
@@ -22,6 +23,7 @@ mod payload;
 pub mod plan;
 pub mod policies;
 pub mod queue;
+pub mod schedule;
 mod snapshot;
 pub mod trim;
 pub mod verdict;

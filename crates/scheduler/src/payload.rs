@@ -119,6 +119,9 @@ fn payload(message: &Message, index: u32) -> anyhow::Result<Payload> {
             let spec = carried.spec.as_ref().context("it was carried without a submission")?;
             Ok(Payload { spec: Arc::new((**spec).clone()), created_at: carried.created_at })
         }
+        Some(Ok(Event::Task(TaskEvent { kind: Kind::Resolved(resolved), .. }))) => {
+            Ok(Payload { spec: Arc::new(resolved.spec.clone()), created_at: resolved.created_at })
+        }
         _ => anyhow::bail!("item {index} of message {} is no submission", message.sequence),
     }
 }
@@ -135,6 +138,17 @@ pub(crate) async fn names(bus: &Bus, places: Vec<(u64, u32)>) -> Names {
         }
     }
     names
+}
+
+/// What an event that took effect submits, and when the log took that.
+pub(crate) fn submitted(kind: &Kind, at: Timestamp) -> Option<(&TaskSpec, Timestamp)> {
+    if let Kind::Created(spec) = kind {
+        Some((spec, at))
+    } else if let Kind::Resolved(resolved) = kind {
+        Some((&resolved.spec, resolved.created_at))
+    } else {
+        None
+    }
 }
 
 /// A submission, for doors that need one now and then.

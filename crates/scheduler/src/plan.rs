@@ -16,7 +16,9 @@ mod flow;
 mod fold;
 mod learn;
 mod policy;
+mod schedules;
 mod store;
+mod types;
 mod watch;
 
 use std::{
@@ -33,11 +35,14 @@ use common::{
 };
 
 use self::entries::{Entries, Tombstones};
-pub use self::{carry::Pass, decide::Release, fold::Folded, store::Stored, watch::Stopping};
+pub use self::{
+    carry::Pass, decide::Release, fold::Folded, store::Stored, types::Known, watch::Stopping,
+};
 use crate::{
     flow::Refusal,
     graph::Graph,
     queue::{Queue, window},
+    schedule::Schedules,
     trim::Marks,
     workers::{Service, Workers},
 };
@@ -85,6 +90,8 @@ pub enum Decision {
     DependencyMissing,
     /// Somebody asked to end it, and nobody runs it.
     Cancel,
+    /// It names a type and no executor: it gets what the type says.
+    Resolve,
     /// A limit of its queue does not let it wait.
     Refused(Refusal),
 }
@@ -189,6 +196,7 @@ pub struct Planner {
     pauses_known: u64,
     /// Limits, schedules and task types.
     policies: Policies,
+    schedules: Schedules,
     /// The first message that the log counts.
     floor: u64,
     /// How the log grew.
@@ -217,6 +225,8 @@ pub struct Planner {
     unserved: HashMap<u32, u64>,
     /// Since when this process leads, in monotonic milliseconds.
     leading_since: Option<u64>,
+    /// The task types, and what they hold.
+    types: types::Types,
 }
 
 impl Planner {
@@ -358,8 +368,10 @@ impl Planner {
     fn decide(&mut self, ticket: Ticket, decision: Decision) {
         let leading = self.leading_since.is_some();
         let Some(entry) = self.entry(ticket) else { return };
-        // Another system runs it: nothing but a request to end it is the scheduler's to decide.
-        let external = entry.place == Place::External && decision != Decision::Cancel;
+        // Another system runs it: nothing but a request to end it is the scheduler's to decide, and
+        // whether its type runs it after all.
+        let external = entry.place == Place::External
+            && !matches!(decision, Decision::Cancel | Decision::Resolve);
         if external || entry.deciding == Some(decision) {
             return;
         }
@@ -376,5 +388,7 @@ impl Planner {
 
 #[cfg(test)]
 mod carry_tests;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,14 @@
 //! **Pure.** A decision of the planner as the event that goes into the log.
 
 use common::{
+    error::ApiError,
     event::{Kind, TaskEvent},
     id::{TaskId, Tenant},
     lifecycle::{self, After, Cause, Phase, state_word},
     limits, pb,
     policy::limit::{Limit, Singleton},
     task::TaskSpec,
+    time::Timestamp,
 };
 
 use crate::{
@@ -78,6 +80,8 @@ pub fn event(
         Decision::TotalTimeout => {
             failed(Cause::Timeout, "total_timeout", "it took longer than timeouts.total".into())
         }
+        // Said by `resolved`, which needs to know when the task came.
+        Decision::Resolve => return None,
         Decision::Cancel => Kind::Cancelled(Box::new(pb::Cancelled {
             attempt: if entry.state.phase == Phase::Verdict { entry.state.ended } else { 0 },
             reason: "cancelled before it began".into(),
@@ -87,6 +91,45 @@ pub fn event(
     let mut event = TaskEvent::new(spec.tenant(), spec.id()?, ACTOR, kind);
     spec.as_pb().traceparent.clone_into(&mut event.traceparent);
     Some(event)
+}
+
+/// What becomes of a task that named a type and no executor: it gets what the type said when the log
+/// took it, or it does not fit and fails, or another has its place.
+pub fn resolved(
+    planner: &mut Planner,
+    ticket: Ticket,
+    spec: &TaskSpec,
+    created: Timestamp,
+) -> Option<TaskEvent> {
+    let known = planner.type_of(ticket)?.clone();
+    let kind = match known.resolve(spec, created) {
+        Err(violations) => {
+            let name = &spec.as_pb().task_type;
+            let problems = ApiError::invalid(violations).to_string();
+            let problems = problems.trim_start_matches("the request is not valid: ");
+            let message = format!("it does not fit type {name}: {problems}");
+            failure(0, Cause::Rejected, "does_not_fit", cut(message))
+        }
+        Ok(resolved) => {
+            let place = resolved.unique.as_ref().map(|(id, until)| (id, *until));
+            match place.map_or(Ok(()), |place| planner.take_place(place, spec)) {
+                Ok(()) => Kind::Resolved(Box::new(resolved)),
+                Err(other) => {
+                    let reason = format!("task {other} has the place of its key and period");
+                    Kind::Skipped(pb::Skipped { reason })
+                }
+            }
+        }
+    };
+    let mut event = TaskEvent::new(spec.tenant(), spec.id()?, ACTOR, kind);
+    spec.as_pb().traceparent.clone_into(&mut event.traceparent);
+    Some(event)
+}
+
+fn cut(mut message: String) -> String {
+    let end = message.floor_char_boundary(limits::TEXT_BYTES_MAX);
+    message.truncate(end);
+    message
 }
 
 /// Why a limit does not let a task wait.
@@ -186,7 +229,8 @@ pub fn outcome(event: &TaskEvent) -> Option<pb::Outcome> {
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
         | Kind::Expedited(_)
-        | Kind::Carried(_) => return None,
+        | Kind::Carried(_)
+        | Kind::Resolved(_) => return None,
     };
     Some(pb::Outcome {
         tenant: event.tenant.to_string(),

@@ -47,6 +47,9 @@ pub fn why(
         }
     };
     let reasons = match entry.place {
+        Place::External if entry.deciding == Some(Decision::Resolve) => {
+            vec![deciding(Decision::Resolve)]
+        }
         Place::External => vec![reason(
             "external",
             "another system runs it and reports; Jetmill never dispatches it",
@@ -115,6 +118,12 @@ fn waiting(
         let message = paused(&format!("queue {name} is paused"), why);
         reasons.push(reason("paused", message, format!("`jetmill resume {name}`")));
     }
+    if planner.type_holds(ticket, entry) {
+        let kind = &spec.as_pb().task_type;
+        let hint =
+            format!("`jetmill types enable {kind}`, or `jetmill types run {kind}` for one more");
+        reasons.push(reason("type_disabled", format!("its type {kind} is disabled"), hint));
+    }
     reasons.extend(limits(planner, (ticket, entry), spec, names));
     let window = planner.window(name.as_str(), queue, window_max);
     if window == 0 {
@@ -123,7 +132,11 @@ fn waiting(
             Executor::Worker(worker) => {
                 format!("start the program that registers handler {}", worker.handler)
             }
-            Executor::Shell(_) | Executor::Nats(_) | Executor::External => {
+            Executor::Shell(_)
+            | Executor::Nats(_)
+            | Executor::Http(_)
+            | Executor::Lua(_)
+            | Executor::External => {
                 format!("start one: `jetmill serve worker-pool --queues {name}=4`")
             }
         };
@@ -155,6 +168,7 @@ fn deciding(decision: Decision) -> pb::Reason {
         Decision::Expired => "it fails: it waited too long",
         Decision::TotalTimeout => "it fails: it took too long as a whole",
         Decision::Cancel => "it is being cancelled",
+        Decision::Resolve => "it is getting what its type says",
         Decision::Refused(Refusal::Superseded | Refusal::Duplicate) => {
             "it is being skipped, by a limit of its queue"
         }

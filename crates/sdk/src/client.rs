@@ -228,6 +228,14 @@ requests! {
     apply_policies("scheduler", "apply_policies", ApplyPoliciesRequest) -> ApplyPoliciesResponse;
     /// The limits, schedules and task types.
     policies("scheduler", "policies", PoliciesRequest) -> PoliciesResponse;
+    /// The schedules, where each stands and what comes next.
+    schedules("scheduler", "schedules", SchedulesRequest) -> SchedulesResponse;
+    /// What would come when.
+    next_fires("scheduler", "next_fires", NextFiresRequest) -> NextFiresResponse;
+    /// Creates a task of a schedule now.
+    run_schedule("scheduler", "run_schedule", RunScheduleRequest) -> RunScheduleResponse;
+    /// Pauses or resumes schedules by a pattern.
+    pause_schedules("scheduler", "pause_schedules", PauseSchedulesRequest) -> ApplyPoliciesResponse;
     /// The living workers.
     list_workers("worker_pool", "list_workers", ListWorkersRequest) -> ListWorkersResponse;
     /// Tells a worker to hand back what it holds and leave.

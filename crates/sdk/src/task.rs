@@ -41,6 +41,17 @@ impl Task {
         Self::new(Kind::Nats(pb::Nats { subject: subject.into() }))
     }
 
+    /// An HTTP request with this method; the answer is the result.
+    pub fn http(method: impl Into<String>, url: impl Into<String>) -> Self {
+        let (method, url) = (method.into(), url.into());
+        Self::new(Kind::Http(pb::Http { method, url, ..pb::Http::default() }))
+    }
+
+    /// A script in Lua, which defines `main(input)`.
+    pub fn lua(source: impl Into<String>) -> Self {
+        Self::new(Kind::Lua(pb::Lua { source: source.into(), memory_mb: None }))
+    }
+
     /// A call of a handler.
     pub fn handler(name: impl Into<String>) -> Self {
         Self::new(Kind::Worker(pb::Worker { handler: name.into() }))
@@ -60,7 +71,10 @@ impl Task {
     fn with_shell(mut self, change: impl FnOnce(&mut pb::Shell)) -> Self {
         match self.spec.executor.as_mut().and_then(|e| e.kind.as_mut()) {
             Some(Kind::Shell(shell)) => change(shell),
-            Some(Kind::Nats(_) | Kind::Worker(_) | Kind::External(_)) | None => {
+            Some(
+                Kind::Nats(_) | Kind::Http(_) | Kind::Lua(_) | Kind::Worker(_) | Kind::External(_),
+            )
+            | None => {
                 let problem = "has env, cwd and stdin only when it is shell".into();
                 self.violations.push(Violation { field: "executor".into(), problem });
             }

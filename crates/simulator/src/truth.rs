@@ -101,6 +101,7 @@ impl Truth {
                 self.policies.fold(sequence, document);
                 return;
             }
+            Policy::ScheduleAdvanced(_) => return,
         };
         self.pauses.push((sequence, queue.clone(), began));
     }

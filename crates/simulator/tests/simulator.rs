@@ -23,16 +23,16 @@ fn a_hundred_thousand_steps_break_nothing() {
 }
 
 #[test]
-fn a_hundred_thousand_steps_of_flow_control_exceed_no_limit() {
+fn many_steps_of_flow_control_exceed_no_limit() {
     let (mut released, mut refused) = (0, 0);
-    for seed in 0..100 {
+    for seed in 0..20 {
         let outcome = simulator::flow::run(seed, 1_000);
         let again = "cargo run -p simulator -- --flow --steps 1000 --seed";
         assert_eq!(outcome.broken, None, "{again} {seed}");
         released += outcome.released;
         refused += outcome.refused;
     }
-    assert!(released > 10_000 && refused > 1_000, "{released} released, {refused} refused");
+    assert!(released > 2_000 && refused > 200, "{released} released, {refused} refused");
 }
 
 #[test]

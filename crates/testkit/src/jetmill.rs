@@ -77,6 +77,11 @@ impl Jetmill {
         })
     }
 
+    /// The program, so that tasks of a test can find it beside them.
+    pub fn program() -> anyhow::Result<PathBuf> {
+        binary()
+    }
+
     /// The process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -11,7 +11,9 @@
 //! nothing of tasks, and no tokio: it is there for every single command and must start fast.
 
 mod accounting;
+pub mod limits;
 mod reap;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -26,16 +28,20 @@ use std::{
     thread,
 };
 
+use common::pb;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::program::{self, Missing};
+use limits::Limits;
 use reap::Group;
+use watch::Watch;
 
 /// Longest order, in bytes: a spec of the largest size, escaped.
 pub(crate) const ORDER_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// What is to be run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
     /// The program and its arguments.
     pub(crate) argv: Vec<String>,
@@ -43,6 +49,11 @@ pub(crate) struct Order {
     /// The whole environment: nothing is inherited.
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) stdin: Option<String>,
+    /// The file to execute, where it is not to be looked for by the program's name.
+    pub(crate) program: Option<String>,
+    pub(crate) limits: Limits,
+    /// The program `jetmill`, which sets the limits.
+    pub(crate) executable: String,
 }
 
 /// The command runs.
@@ -61,6 +72,22 @@ pub(crate) struct Report {
     pub(crate) disk_read_mb: Option<f64>,
     pub(crate) disk_write_mb: Option<f64>,
     pub(crate) error: Option<Fault>,
+    /// The limit that ended it.
+    pub(crate) exceeded: Option<Fault>,
+}
+
+impl Report {
+    /// The same as the log has it; `None` where nothing is known.
+    pub(crate) fn usage(&self) -> Option<pb::ResourceUsage> {
+        let usage = pb::ResourceUsage {
+            cpu_seconds: self.cpu_seconds,
+            memory_peak_mb: self.memory_peak_mb,
+            disk_read_mb: self.disk_read_mb,
+            disk_write_mb: self.disk_write_mb,
+            ..pb::ResourceUsage::default()
+        };
+        (usage != pb::ResourceUsage::default()).then_some(usage)
+    }
 }
 
 /// Why it could not be run at all.
@@ -89,7 +116,7 @@ fn attend() -> io::Result<()> {
     let report = match start(&order) {
         Ok(child) => {
             say(&mut socket, &Started { started: child.id().cast_signed() })?;
-            see_through(child, order.stdin, lines)
+            see_through(child, order, lines)
         }
         Err(fault) => Report { error: Some(fault), ..Report::default() },
     };
@@ -104,16 +131,49 @@ fn say(socket: &mut UnixStream, what: &impl Serialize) -> io::Result<()> {
 
 fn start(order: &Order) -> Result<Child, Fault> {
     let fault = |code: &str, message: String| Fault { code: code.into(), message };
-    let Some((program, arguments)) = order.argv.split_first() else {
+    let Some(name) = order.argv.first() else {
         return Err(fault("command_not_found", "the command is empty".into()));
     };
     if !Path::new(&order.cwd).is_dir() {
         let message = format!("the working directory {:?} is not there", order.cwd);
         return Err(fault("cwd_not_found", message));
     }
+    let path = order.env.get("PATH").map(String::as_str);
+    let file = match &order.program {
+        Some(file) => Ok(file.into()),
+        None => program::find(name, path, Path::new(&order.cwd)),
+    };
+    let file = file.map_err(|missing| match missing {
+        Missing::NotFound => {
+            let path = path.unwrap_or_default();
+            let hint = "install it on the worker, or name a queue whose workers have it";
+            let message = format!("there is no program {name:?} on PATH {path:?}: {hint}");
+            fault("command_not_found", message)
+        }
+        Missing::NotExecutable => {
+            fault("not_executable", format!("the program {name:?} may not be executed"))
+        }
+    })?;
     reap::adopt_orphans()
         .map_err(|e| fault("cannot_start", format!("cannot become subreaper: {e}")))?;
-    let mut command = Command::new(program);
+    command(order, name, &file).spawn().map_err(|e| {
+        fault("cannot_start", format!("the program {name:?} could not be started: {e}"))
+    })
+}
+
+/// The command itself, or the step that sets its limits and then becomes it.
+fn command(order: &Order, name: &str, file: &Path) -> Command {
+    let arguments = order.argv.iter().skip(1);
+    let mut command = if order.limits == Limits::default() {
+        let mut command = Command::new(file);
+        command.arg0(name);
+        command
+    } else {
+        let limits = serde_json::to_string(&order.limits).unwrap_or_default();
+        let mut command = Command::new(&order.executable);
+        command.args(["become", &limits]).arg(file).arg(name);
+        command
+    };
     command
         .args(arguments)
         .current_dir(&order.cwd)
@@ -121,29 +181,17 @@ fn start(order: &Order) -> Result<Child, Fault> {
         .envs(&order.env)
         .stdin(if order.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .process_group(0);
-    command.spawn().map_err(|error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            let path = order.env.get("PATH").map_or("", String::as_str);
-            let hint = "install it on the worker, or name a queue whose workers have it";
-            fault(
-                "command_not_found",
-                format!("there is no program {program:?} on PATH {path:?}: {hint}"),
-            )
-        } else if error.kind() == io::ErrorKind::PermissionDenied {
-            fault("not_executable", format!("the program {program:?} may not be executed"))
-        } else {
-            fault("cannot_start", format!("the program {program:?} could not be started: {error}"))
-        }
-    })
+    command
 }
 
 /// Feeds the command, lets it be ended from outside, and waits until nothing of it is left.
-fn see_through(mut child: Child, stdin: Option<String>, lines: BufReader<UnixStream>) -> Report {
+fn see_through(mut child: Child, order: Order, lines: BufReader<UnixStream>) -> Report {
+    let watch = Watch::start(order.limits);
     let before = accounting::disk();
     let group = Arc::new(Mutex::new(Group::of(child.id())));
     let stops = group.clone();
     thread::spawn(move || obey(lines, &stops));
-    if let (Some(text), Some(mut pipe)) = (stdin, child.stdin.take()) {
+    if let (Some(text), Some(mut pipe)) = (order.stdin, child.stdin.take()) {
         // A command that does not read its input is no error.
         thread::spawn(move || pipe.write_all(text.as_bytes()));
     }
@@ -157,6 +205,19 @@ fn see_through(mut child: Child, stdin: Option<String>, lines: BufReader<UnixStr
         }
     }
     accounting::fill(&mut report, before);
+    let (reached, peak_kb) = watch.finish();
+    // All processes together may have had more than the largest one.
+    report.memory_peak_mb = report.memory_peak_mb.map(|mb| mb.max(peak_kb as f64 / 1024.0));
+    let enforced = match report.signal {
+        Some(signal) if signal == Signal::SIGXCPU as i32 => {
+            order.limits.cpu_seconds.map(|most| ("cpu_seconds", most))
+        }
+        Some(signal) if signal == Signal::SIGXFSZ as i32 => {
+            order.limits.file_mb.map(|most| ("file_mb", most))
+        }
+        _ => None,
+    };
+    report.exceeded = reached.or(enforced).map(|(name, most)| limits::reached(name, most));
     report
 }
 

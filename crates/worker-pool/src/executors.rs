@@ -6,12 +6,15 @@ use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, Executor}
 use runtime::telemetry;
 use tracing::Instrument as _;
 
-use crate::{nats, shell::Shell};
+use crate::{http::Http, lua::Lua, nats, roles::Roles, shell::Shell};
 
-/// Runs what the pool can run: `shell` and `nats`.
+/// Runs what the pool can run.
 pub(crate) struct Executors {
     pub(crate) bus: Bus,
+    pub(crate) roles: Roles,
     pub(crate) shell: Shell,
+    pub(crate) http: Http,
+    pub(crate) lua: Lua,
 }
 
 impl Executor for Executors {
@@ -22,9 +25,22 @@ impl Executor for Executors {
         let within = telemetry::traceparent_of(&span);
         let traceparent = if within.is_empty() { execution.traceparent.clone() } else { within };
         async {
-            match attempt.execution().spec.executor() {
-                How::Shell(shell) => self.shell.run(&attempt, shell, &traceparent).await,
+            let spec = &attempt.execution().spec;
+            let role = match self.roles.of(spec) {
+                Ok(role) => role,
+                Err(error) => return AttemptResult::failure(error),
+            };
+            if let Some(Err(error)) = role.map(|role| role.check(spec)) {
+                return AttemptResult::failure(error);
+            }
+            match spec.executor() {
+                How::Shell(shell) => self.shell.run(&attempt, shell, role, &traceparent).await,
                 How::Nats(nats) => nats::run(&self.bus, &attempt, nats, &traceparent).await,
+                How::Http(http) => {
+                    let hosts = role.map_or(&[][..], |role| &role.hosts);
+                    self.http.run(&attempt, http, hosts, &traceparent).await
+                }
+                How::Lua(lua) => self.lua.run(&attempt, lua).await,
                 How::Worker(worker) => AttemptResult::failure(AttemptError::retryable(
                     "no_handler",
                     format!(

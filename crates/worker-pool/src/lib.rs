@@ -1,4 +1,5 @@
-//! Run this: takes attempts off the queues and runs them with the executors `shell` and `nats`.
+//! Run this: takes attempts off the queues and runs them with the executors `shell`, `http`,
+//! `lua` and `nats`.
 //!
 //! The engine is the SDK's (`jetmill_sdk::worker`); here is what it runs. This service owns no
 //! stream and no state: what it holds is in its heartbeat, and what it did is in the log. It does
@@ -12,10 +13,17 @@
 
 mod admin;
 pub mod attend;
+mod attendant;
+mod capture;
 mod environment;
 mod executors;
+mod http;
+pub mod lua;
 mod metrics;
 mod nats;
+mod program;
+mod redact;
+pub mod roles;
 mod shell;
 
 use std::{path::PathBuf, time::Duration};
@@ -31,6 +39,11 @@ use runtime::Context;
 
 use environment::{ENV_ALLOW, Environment};
 use executors::Executors;
+use http::Http;
+pub use http::access::{Access, Host, Private};
+use lua::Lua;
+use roles::Roles;
+pub use shell::Bounds;
 use shell::Shell;
 
 /// How the worker of this process works.
@@ -44,6 +57,12 @@ pub struct Config {
     pub env_allow: Vec<String>,
     /// The folder of the secrets that tasks name as `file:NAME`.
     pub secrets_dir: Option<PathBuf>,
+    /// What the roles of tasks may use.
+    pub roles: Roles,
+    /// What commands may use.
+    pub limits: Bounds,
+    /// Which hosts and addresses the executor `http` may reach.
+    pub http: Access,
     /// How long running work may go on after the worker was told to leave.
     pub drain_timeout: Duration,
     /// The program `jetmill`, started again as `jetmill attend` for each command.
@@ -59,6 +78,9 @@ impl Default for Config {
             queues: vec![(queue, slots)],
             env_allow: ENV_ALLOW.map(str::to_owned).to_vec(),
             secrets_dir: None,
+            roles: Roles::default(),
+            limits: Bounds::default(),
+            http: Access::default(),
             drain_timeout: Duration::from_secs(30),
             executable: std::env::current_exe().unwrap_or_else(|_| "jetmill".into()),
         }
@@ -78,8 +100,15 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
         drain_timeout: config.drain_timeout,
         observe: metrics::observer(ctx.health.clone()),
     };
-    let executors =
-        Executors { bus: ctx.bus.clone(), shell: Shell::new(config.executable, environment) };
+    let roots = http::system_roots();
+    let http = Http::new(config.http, roots, environment.clone(), ctx.clock.clone())?;
+    let executors = Executors {
+        bus: ctx.bus.clone(),
+        roles: config.roles,
+        lua: Lua::new(config.executable.clone(), ctx.clock.clone()),
+        shell: Shell::new(config.executable, environment, config.limits),
+        http,
+    };
     let leave = config.drain_timeout + 4 * limits::CANCEL_GRACE;
     let mut tasks = ctx.supervisor().grace(leave);
     tasks.spawn("endpoints", admin::serve(ctx.clone()));

@@ -18,7 +18,7 @@ use testkit::NatsServer;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, shell::tests::attendant_script};
+use crate::{Config, shell::tests::program};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -60,7 +60,7 @@ async fn the_service_runs_commands_and_requests_and_leaves_when_it_is_told_to() 
     let clock = Arc::new(jetmill_sdk::SystemClock);
     let ctx = Context::new(bus.clone(), clock, shutdown.clone(), "box.1").named("worker-pool");
     let folder = tempfile::tempdir().expect("folder");
-    let config = Config { executable: attendant_script(folder.path()), ..Config::default() };
+    let config = Config { executable: program(folder.path()), ..Config::default() };
     let health = ctx.health.clone();
     let mut service = JoinSet::new();
     service.spawn(crate::run(ctx, config));

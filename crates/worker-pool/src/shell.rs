@@ -1,26 +1,43 @@
 //! The executor `shell`: a process on this machine, with no more of it than the task was given.
 
-mod attendant;
-mod capture;
-mod redact;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use std::{collections::BTreeMap, path::PathBuf};
-
-use common::{pb, task::TaskSpec};
-use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, Execution};
+use common::{limits, pb, task::TaskSpec};
+use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, Execution, OutputStream};
 
 use crate::{
-    attend::{Order, Report},
+    attend::{Order, Report, limits::Limits},
+    attendant::{Attendant, Ended, Streams},
+    capture,
     environment::Environment,
+    redact::Redactor,
+    roles::{self, Role},
 };
-use attendant::{Attendant, Ended};
-use redact::Redactor;
+
+const STREAMS: Streams = Streams {
+    out: Some(OutputStream::Stdout),
+    err: Some(OutputStream::Stderr),
+    kept: limits::RESULT_OUTPUT_BYTES_MAX,
+};
 
 /// Runs commands.
 #[derive(Clone)]
 pub(crate) struct Shell {
     executable: PathBuf,
     environment: Environment,
+    limits: Bounds,
+}
+
+/// What commands may use, by the worker's configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of a command whose task asks for nothing else.
+    pub default: Limits,
+    /// Whatever a task asks for.
+    pub most: Limits,
 }
 
 /// Everything that one command needs.
@@ -33,8 +50,8 @@ struct Plan {
 
 impl Shell {
     /// Commands are attended by `<executable> attend`.
-    pub(crate) fn new(executable: PathBuf, environment: Environment) -> Self {
-        Self { executable, environment }
+    pub(crate) fn new(executable: PathBuf, environment: Environment, limits: Bounds) -> Self {
+        Self { executable, environment, limits }
     }
 
     /// Runs the command of an attempt.
@@ -42,14 +59,15 @@ impl Shell {
         &self,
         attempt: &AttemptContext,
         shell: &pb::Shell,
+        role: Option<&Role>,
         traceparent: &str,
     ) -> AttemptResult {
-        let plan = match self.plan(attempt.execution(), shell, traceparent) {
+        let plan = match self.plan(attempt.execution(), shell, role, traceparent) {
             Ok(plan) => plan,
             Err(error) => return AttemptResult::failure(error),
         };
         let mut ended = match Attendant::start(&self.executable, &plan.order).await {
-            Ok(attendant) => attendant.attend(attempt, &plan.redactor).await,
+            Ok(attendant) => attendant.attend(attempt, &plan.redactor, &STREAMS).await,
             Err(error) => {
                 let message = format!("the command's attendant could not be started: {error}");
                 return AttemptResult::failure(AttemptError::retryable("cannot_start", message));
@@ -60,7 +78,7 @@ impl Shell {
             let error = AttemptError::retryable("attendant_lost", message);
             return AttemptResult { error: Some(error), ..left(&mut ended, &Report::default()) };
         };
-        let error = judge(&report, &shell.ok_codes)
+        let error = judge(&report, &shell.ok_codes, plan.order.limits)
             .map(|error| AttemptError { message: plan.redactor.text(&error.message), ..error });
         AttemptResult { error, ..left(&mut ended, &report) }
     }
@@ -69,6 +87,7 @@ impl Shell {
         &self,
         execution: &Execution,
         shell: &pb::Shell,
+        role: Option<&Role>,
         traceparent: &str,
     ) -> Result<Plan, AttemptError> {
         let mut env = self.environment.allowed().clone();
@@ -87,13 +106,34 @@ impl Shell {
         }
         let redactor = Redactor::new(secrets.values().map(String::as_str));
         env.extend(secrets);
-        let (folder, cwd) = working_directory(&shell.cwd)?;
+        let (folder, cwd) = working_directory(&shell.cwd, role)?;
         let argv = match shell.script.as_str() {
             "" => shell.argv.clone(),
             script => ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         };
         let stdin = shell.stdin.clone().or_else(|| input(&execution.spec));
-        Ok(Plan { order: Order { argv, cwd, env, stdin }, redactor, _folder: folder })
+        let given = shell.env.keys().chain(shell.secrets.keys()).collect::<Vec<_>>();
+        let command = roles::Command { argv: &argv, cwd: Path::new(&cwd), env: &given };
+        let path = self.environment.allowed().get("PATH").map(String::as_str);
+        let program = match role {
+            Some(role) => role.check_command(command, path)?,
+            None => None,
+        };
+        let order = Order {
+            argv,
+            cwd,
+            env,
+            stdin,
+            program: program.map(|file| file.to_string_lossy().into_owned()),
+            limits: self.limits(shell.limits.as_ref())?,
+            executable: self.executable.to_string_lossy().into_owned(),
+        };
+        Ok(Plan { order, redactor, _folder: folder })
+    }
+
+    fn limits(&self, asked: Option<&pb::Limits>) -> Result<Limits, AttemptError> {
+        let Bounds { default, most } = self.limits;
+        default.of_task(most, asked).map_err(|why| AttemptError::permanent("forbidden_limit", why))
     }
 }
 
@@ -103,9 +143,13 @@ fn input(spec: &TaskSpec) -> Option<String> {
 
 type Folder = (Option<tempfile::TempDir>, String);
 
-fn working_directory(named: &str) -> Result<Folder, AttemptError> {
+fn working_directory(named: &str, role: Option<&Role>) -> Result<Folder, AttemptError> {
     if !named.is_empty() {
-        return Ok((None, named.to_owned()));
+        let real = match role {
+            Some(role) => role.check_folder(named)?,
+            None => None,
+        };
+        return Ok((None, real.map_or(named.into(), |path| path.to_string_lossy().into_owned())));
     }
     let made = tempfile::Builder::new().prefix("jetmill-").tempdir();
     let folder = made.map_err(|e| {
@@ -118,7 +162,7 @@ fn working_directory(named: &str) -> Result<Folder, AttemptError> {
 }
 
 /// What the end of a process means.
-fn judge(report: &Report, ok_codes: &[i32]) -> Option<AttemptError> {
+fn judge(report: &Report, ok_codes: &[i32], limits: Limits) -> Option<AttemptError> {
     if let Some(fault) = &report.error {
         let (code, message) = (fault.code.as_str(), fault.message.as_str());
         return Some(match code {
@@ -126,35 +170,36 @@ fn judge(report: &Report, ok_codes: &[i32]) -> Option<AttemptError> {
             _ => AttemptError::permanent(code, message),
         });
     }
+    if let Some(fault) = &report.exceeded {
+        return Some(AttemptError::retryable(fault.code.clone(), fault.message.clone()));
+    }
+    // A program that was refused something ends as it likes: the limits may be why.
+    let limits = match limits.text() {
+        text if text.is_empty() => text,
+        text => format!("; its limits: {text}"),
+    };
     match (report.exit, report.signal) {
         (Some(code), _) if code == 0 || ok_codes.contains(&code) => None,
         (Some(code), _) => {
-            let message = format!("the command ended with exit code {code}");
+            let message = format!("the command ended with exit code {code}{limits}");
             Some(AttemptError::retryable(format!("exit_{code}"), message))
         }
         (None, signal) => {
             let signal = signal.unwrap_or_default();
-            let message = format!("the command was ended by signal {signal}");
+            let message = format!("the command was ended by signal {signal}{limits}");
             Some(AttemptError::retryable(format!("signal_{signal}"), message))
         }
     }
 }
 
 fn left(ended: &mut Ended, report: &Report) -> AttemptResult {
-    let usage = pb::ResourceUsage {
-        cpu_seconds: report.cpu_seconds,
-        memory_peak_mb: report.memory_peak_mb,
-        disk_read_mb: report.disk_read_mb,
-        disk_write_mb: report.disk_write_mb,
-        ..pb::ResourceUsage::default()
-    };
     AttemptResult {
         error: None,
         result: report
             .error
             .is_none()
             .then(|| capture::result(report.exit, report.signal, &mut ended.out, &mut ended.err)),
-        usage: (usage != pb::ResourceUsage::default()).then_some(usage),
+        usage: report.usage(),
     }
 }
 

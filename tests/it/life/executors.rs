@@ -5,11 +5,17 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use jetmill_sdk::{
-    HandlerError,
+    HandlerError, TaskId,
     pb::{Cause, TaskState, event::Kind},
 };
 use serde_json::{Value, json};
-use tokio::{sync::Notify, task::JoinSet};
+use testkit::Jetmill;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::Notify,
+    task::JoinSet,
+};
 
 use crate::{
     rig::{Rig, gate, value},
@@ -66,6 +72,57 @@ async fn any_program_that_answers_on_a_subject_runs_tasks() -> anyhow::Result<()
     rig.until(&soon, "tried in vain", |task| task.tries >= 1).await?;
     let _late = answer(client, "billing.late").await?;
     assert!(rig.completes(&soon).await?.attempts >= 2);
+    Ok(())
+}
+
+/// Answers one request after the other with what it was asked.
+async fn serve() -> anyhow::Result<(std::net::SocketAddr, JoinSet<()>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 8192];
+            let count = stream.read(&mut request).await.unwrap_or(0);
+            let body = json!({ "asked": String::from_utf8_lossy(request.get(..count).unwrap_or_default()) }).to_string();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+            let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    Ok((address, tasks))
+}
+
+#[tokio::test]
+async fn scripts_and_requests_run_from_the_command_line() -> anyhow::Result<()> {
+    let dev = Jetmill::dev()
+        .env("JETMILL_WORKER_POOL__HTTP__ALLOW_PRIVATE", "127.0.0.1")
+        .env("JETMILL_SECRET_HOOK", "s3cret-value");
+    let rig = Rig::with(dev).await?;
+    let (address, _server) = serve().await?;
+    let url = format!("http://{address}/hook?a=b");
+    let submit = async |args: &[&str]| {
+        let args = [&["--json", "submit", "--wait", "--max-attempts", "1"], args].concat();
+        let said = rig.cli(&args).await?;
+        let outcome: Value = serde_json::from_str(said.lines().last().unwrap_or_default())?;
+        anyhow::Ok(outcome["result"].clone())
+    };
+    let secret = "Authorization=Bearer env:HOOK";
+    let answer = submit(&["--http", &url, "--secret", secret, "--input", "{\"n\": 1}"]).await?;
+    assert_eq!((&answer["status"], &answer["encoding"]), (&json!(200), &json!("json")));
+    let asked = answer["body"]["asked"].as_str().unwrap_or_default();
+    for part in ["POST /hook?a=b HTTP/1.1", "authorization: Bearer ***", "{\"n\":1}"] {
+        assert!(asked.contains(part), "{part} is missing in {asked}");
+    }
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/score.lua");
+    let input = "{\"name\": \"a\", \"points\": [1, 2]}";
+    let scored = submit(&["--id", "score", "--lua", example, "--input", input]).await?;
+    assert_eq!(scored, json!({ "name": "a", "score": 3 }));
+    assert!(rig.cli(&["logs", "score"]).await?.contains("scoring"));
+    let usage = rig.task(&TaskId::parse("score")?).await?.resource_usage.unwrap_or_default();
+    assert!(usage.cpu_seconds.is_some() && usage.memory_peak_mb.unwrap_or_default() > 0.0);
+    let limited = ["--limits", "open_files=77", "--id", "files", "--script", "ulimit -n"];
+    assert_eq!(submit(&limited).await?["stdout"], "77\n");
     Ok(())
 }
 

@@ -16,6 +16,8 @@ pub enum AttemptEnd<'a> {
         code: &'a str,
         /// Whether the executor thinks that another try may help.
         retryable: bool,
+        /// How long the other side asked to be left alone, as with Retry-After.
+        retry_after: Option<Duration>,
     },
     /// It took too long.
     Timeout,
@@ -40,21 +42,22 @@ pub enum After {
 ///
 /// `tries` counts the errors and timeouts before this one; `random` is in `0..1`.
 pub fn after(retry: &RetryPolicy, tries: u32, end: AttemptEnd<'_>, random: f64) -> After {
-    let cause = match end {
+    let (cause, asked) = match end {
         AttemptEnd::Success => return After::Complete,
         AttemptEnd::Cancelled => return After::Cancel,
-        AttemptEnd::Error { code, retryable } => {
+        AttemptEnd::Error { code, retryable, retry_after } => {
             if !retryable || retry.non_retryable.iter().any(|c| c == code) {
                 return After::Fail(Cause::Rejected);
             }
-            Cause::Error
+            (Cause::Error, retry_after.unwrap_or_default())
         }
-        AttemptEnd::Timeout => Cause::Timeout,
+        AttemptEnd::Timeout => (Cause::Timeout, Duration::ZERO),
     };
     if tries + 1 >= retry.max_attempts {
         After::Fail(cause)
     } else {
-        After::Retry(backoff(retry, tries, random))
+        // Longer than was asked is polite; for ever is not what anybody may ask.
+        After::Retry(backoff(retry, tries, random).max(asked.min(limits::RETRY_AFTER_MAX)))
     }
 }
 

@@ -35,6 +35,7 @@ fn event(word: &str, attempt: u32, cause: Cause) -> Kind {
         "reprioritised" => Kind::Reprioritised(pb::Reprioritised { priority: 7 }),
         "expedited" => Kind::Expedited(pb::Expedited {}),
         "carried" => Kind::Carried(Box::new(carried())),
+        "resolved" => Kind::Resolved(Box::new(resolved())),
         "created" => created(SHELL),
         other => unreachable!("no event {other:?}"),
     }
@@ -54,6 +55,16 @@ fn carried() -> crate::event::Carried {
         waits_on: vec![0],
         spec: Some(spec),
         ended_at: 0,
+    }
+}
+
+fn resolved() -> crate::event::Resolved {
+    let Kind::Created(spec) = created(SHELL) else { unreachable!("a creation") };
+    crate::event::Resolved {
+        spec: *spec,
+        version: 1,
+        created_at: crate::time::Timestamp::from_micros(1),
+        unique: None,
     }
 }
 
@@ -96,6 +107,21 @@ fn a_task_runs_and_ends() {
     check(&["created", "completed 1"], Ok(Phase::Completed));
     check(&["created", "started 1", "failed 1"], Ok(Phase::Failed(Cause::Error)));
     check(&["created", "skipped"], Ok(Phase::Skipped));
+}
+
+#[test]
+fn what_its_type_resolves_is_dispatched_unless_somebody_else_began_it() {
+    check(&["created external", "resolved"], Ok(Phase::Pending));
+    check(&["created external", "resolved", "started 1"], Ok(Phase::Running));
+    check(&["created external", "resolved", "started 0"], Err(Ignored::NotExternal));
+    check(&["created external", "resolved", "resolved"], Err(Ignored::Repeat));
+    check(&["created", "resolved"], Err(Ignored::Repeat));
+    check(&["created external", "started 0", "resolved"], Err(Ignored::OutOfPlace));
+    check(&["created external", "completed 0", "resolved"], Err(Ignored::Terminal));
+    check(&["updated open", "resolved"], Err(Ignored::OutOfPlace));
+    check(&["resolved"], Err(Ignored::UnknownTask));
+    check(&["created external", "failed 0 rejected"], Ok(Phase::Failed(Cause::Rejected)));
+    check(&["created external", "skipped"], Ok(Phase::Skipped));
 }
 
 #[test]
@@ -191,13 +217,30 @@ fn a_loss_is_retried_until_the_budget_is_spent() {
 fn an_error_that_must_not_be_retried_ends_the_task_at_the_first_try() {
     let mut retry = TaskSpec::parse(pb::TaskSpec::default()).unwrap().retry();
     retry.non_retryable = vec!["exit_2".into()];
-    let error = |code, retryable| after(&retry, 0, AttemptEnd::Error { code, retryable }, 0.5);
+    let error = |code, retryable| {
+        after(&retry, 0, AttemptEnd::Error { code, retryable, retry_after: None }, 0.5)
+    };
     assert_eq!(error("exit_2", true), After::Fail(Cause::Rejected));
     assert_eq!(error("exit_1", false), After::Fail(Cause::Rejected));
     assert!(matches!(error("exit_1", true), After::Retry(_)));
     assert_eq!(after(&retry, 0, AttemptEnd::Success, 0.5), After::Complete);
     assert_eq!(after(&retry, 0, AttemptEnd::Cancelled, 0.5), After::Cancel);
     assert_eq!(after(&retry, 2, AttemptEnd::Timeout, 0.5), After::Fail(Cause::Timeout));
+}
+
+#[test]
+fn who_asks_to_be_left_alone_is_but_not_for_ever() {
+    let mut retry = TaskSpec::parse(pb::TaskSpec::default()).unwrap().retry();
+    (retry.backoff, retry.backoff_max) = (Duration::from_secs(2), Duration::from_secs(4));
+    retry.jitter = 0.0;
+    let wait = |seconds: u64| {
+        let retry_after = Some(Duration::from_secs(seconds));
+        let end = AttemptEnd::Error { code: "http_429", retryable: true, retry_after };
+        after(&retry, 0, end, 0.5)
+    };
+    assert_eq!(wait(1), After::Retry(Duration::from_secs(2)), "the policy's wait is longer");
+    assert_eq!(wait(60), After::Retry(Duration::from_secs(60)), "also above backoff_max");
+    assert_eq!(wait(u64::MAX), After::Retry(limits::RETRY_AFTER_MAX));
 }
 
 fn any_event() -> impl Strategy<Value = Kind> {
@@ -236,7 +279,8 @@ proptest! {
                 prop_assert!(!before.phase.is_terminal() || before.phase == next.phase);
                 prop_assert!(before.ended <= next.ended, "attempts went down");
                 prop_assert!(before.tries <= next.tries && before.losses <= next.losses);
-                prop_assert_eq!(before.external, next.external);
+                let resolved = matches!(event, Kind::Resolved(_));
+                prop_assert!(before.external == next.external || resolved && !next.external);
                 prop_assert!(before.stub || !next.stub);
             }
             prop_assert!(u32::from(next.tries) + u32::from(next.losses) <= next.ended);
@@ -260,7 +304,7 @@ proptest! {
         random in 0.0..1.0_f64,
         timeout: bool,
     ) {
-        let error = AttemptEnd::Error { code: "broken", retryable: true };
+        let error = AttemptEnd::Error { code: "broken", retryable: true, retry_after: None };
         let end = if timeout { AttemptEnd::Timeout } else { error };
         let cause = if timeout { Cause::Timeout } else { Cause::Error };
         let mut tries = 0;

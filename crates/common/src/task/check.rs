@@ -1,12 +1,13 @@
 //! **Pure.** What is wrong with a submission: everything at once, each with its field.
 
+mod executor;
+
 use prost::Message as _;
 
 use crate::{
     error::Violation,
     id::{InvalidName, QueueName, TaskId, Tenant, is_token},
-    limits,
-    pb::{self, executor},
+    limits, pb,
     subject::is_reserved,
     time::Timestamp,
     wire::time::Duration,
@@ -19,7 +20,7 @@ pub(super) fn violations(spec: &pb::TaskSpec) -> Vec<Violation> {
     check.texts(spec);
     check.numbers(spec);
     check.times(spec);
-    check.executor(spec.executor.as_ref());
+    check.executor(spec);
     check.dependencies(spec);
     check.sizes(spec);
     check.violations
@@ -58,8 +59,17 @@ impl Check {
                 self.wrong("idempotency_key", "stands for an id; give either it or task_id");
             }
         }
+        if !spec.role.is_empty()
+            && (spec.role.len() > limits::NAME_BYTES_MAX || !is_token(&spec.role))
+        {
+            let max = limits::NAME_BYTES_MAX;
+            self.wrong("role", format!("must have at most {max} letters, digits, `_` and `-`"));
+        }
         if !spec.notify.is_empty() {
             self.subject("notify", &spec.notify);
+        }
+        if let Some(tick) = &spec.schedule {
+            self.name("schedule.name", &tick.name, QueueName::parse);
         }
     }
 
@@ -148,7 +158,11 @@ impl Check {
                 self.wrong(field, "must be 0 to 366 days");
             }
         }
-        for (field, time) in [("run_at", spec.run_at), ("deadline", spec.deadline)] {
+        for (field, time) in [
+            ("run_at", spec.run_at),
+            ("deadline", spec.deadline),
+            ("schedule.tick", spec.schedule.as_ref().and_then(|of| of.tick)),
+        ] {
             let fits = |t: Timestamp| (Timestamp::default()..=Timestamp::MAX).contains(&t);
             if time.is_some_and(|t| !fits(t.into())) {
                 self.wrong(field, "must be between the years 1970 and 9999");
@@ -159,51 +173,6 @@ impl Check {
         }
         if spec.sla_hours.is_some() && spec.deadline.is_some() {
             self.wrong("deadline", "says when it is due, and so does sla_hours; give one");
-        }
-    }
-
-    fn executor(&mut self, given: Option<&pb::Executor>) {
-        match given.map(|e| e.kind.as_ref()) {
-            None | Some(Some(executor::Kind::External(_))) => {}
-            Some(None) => self.wrong("executor", "must be one of shell, nats, worker, external"),
-            Some(Some(executor::Kind::Shell(shell))) => self.shell(shell),
-            Some(Some(executor::Kind::Nats(nats))) => {
-                self.subject("executor.nats.subject", &nats.subject);
-            }
-            Some(Some(executor::Kind::Worker(worker))) => {
-                let max = limits::NAME_BYTES_MAX;
-                if worker.handler.len() > max || !is_token(&worker.handler.replace('.', "_")) {
-                    let problem = format!("must have 1 to {max} letters, digits, `.`, `_` and `-`");
-                    self.wrong("executor.worker.handler", problem);
-                }
-            }
-        }
-    }
-
-    fn shell(&mut self, shell: &pb::Shell) {
-        if shell.argv.is_empty() == shell.script.is_empty() {
-            self.wrong("executor.shell", "must have either argv or script");
-        }
-        if shell.argv.first().is_some_and(String::is_empty) {
-            self.wrong("executor.shell.argv", "must begin with a program");
-        }
-        let texts = shell.argv.iter().chain(shell.env.values()).chain([&shell.script, &shell.cwd]);
-        if texts.into_iter().any(|t| t.contains('\0')) {
-            self.wrong("executor.shell", "must not have NUL characters");
-        }
-        if shell
-            .env
-            .keys()
-            .chain(shell.secrets.keys())
-            .any(|k| k.is_empty() || k.contains(['=', '\0']))
-        {
-            self.wrong("executor.shell.env", "must have names without `=`");
-        }
-        if shell.secrets.values().any(|v| !v.starts_with("env:") && !v.starts_with("file:")) {
-            self.wrong(
-                "executor.shell.secrets",
-                "must be references such as \"env:TOKEN\" or \"file:token\"",
-            );
         }
     }
 

@@ -133,6 +133,56 @@ fn every_executor_has_what_it_needs() {
 }
 
 #[test]
+fn every_http_request_has_what_it_needs() {
+    let http = |extra: Value| {
+        let mut http = json!({"url": "https://example.com/"});
+        for (name, value) in extra.as_object().expect("an object") {
+            http[name] = value.clone();
+        }
+        json!({"executor": {"http": http}})
+    };
+    spec(http(json!({"method": "post", "secrets": {"Authorization": "Bearer env:TOKEN"}})));
+    check("executor.http.method", http(json!({"method": "connect"})));
+    for url in ["", "example.com", "ftp://example.com", "https://user:hunter2@example.com"] {
+        check("executor.http.url", http(json!({"url": url})));
+    }
+    check("executor.http.headers", http(json!({"headers": {"Host": "inside"}})));
+    check("executor.http.headers", http(json!({"headers": {"A": "b\r\nHost: inside"}})));
+    check("executor.http.secrets", http(json!({"secrets": {"Authorization": "hunter2"}})));
+    check("executor.http.secrets", http(json!({"secrets": {"Transfer-Encoding": "env:A"}})));
+    check("executor.http.ok_statuses", http(json!({"ok_statuses": ["2xx", "all"]})));
+    check("executor.http.retry_statuses", http(json!({"retry_statuses": ["600"]})));
+    let many = (0..=limits::HTTP_HEADERS_MAX).map(|n| (format!("h{n}"), "v".into()));
+    let many = Value::Object(many.collect());
+    check("executor.http.headers", http(json!({"headers": many})));
+}
+
+#[test]
+fn every_script_in_lua_is_bounded() {
+    let lua = |lua: Value, run: Value| json!({"executor": {"lua": lua}, "timeouts": {"run": run}});
+    spec(lua(json!({"source": "x", "memory_mb": 1024}), json!("30s")));
+    check("executor.lua.source", lua(json!({"source": "\n"}), json!("1s")));
+    check("executor.lua.memory_mb", lua(json!({"source": "x", "memory_mb": 0}), json!("1s")));
+    check("executor.lua.memory_mb", lua(json!({"source": "x", "memory_mb": 1025}), json!("1s")));
+    check("timeouts.run", lua(json!({"source": "x"}), json!("31s")));
+    check("timeouts.run", lua(json!({"source": "x"}), json!("0s")));
+}
+
+#[test]
+fn roles_and_limits_have_their_rules() {
+    spec(json!({"role": "coder"}));
+    check("role", json!({"role": "a b"}));
+    check("role", json!({"role": "a".repeat(limits::NAME_BYTES_MAX + 1)}));
+    for name in ["memory_mb", "cpu_seconds", "open_files", "processes", "file_mb"] {
+        let shell =
+            |n: u32| json!({"executor": {"shell": {"script": "true", "limits": {name: n}}}});
+        spec(shell(1));
+        check(&format!("executor.shell.limits.{name}"), shell(0));
+        check(&format!("executor.shell.limits.{name}"), shell(u32::MAX));
+    }
+}
+
+#[test]
 fn every_dependency_is_another_task_and_there_are_not_too_many() {
     check("depends_on[1].task_id", json!({"depends_on": ["a", ""]}));
     check("depends_on[0]", json!({"task_id": "a", "depends_on": ["a"]}));

@@ -171,10 +171,12 @@ fn report(word: &str, mut object: Object) -> Result<pb::Event, NotAnEvent> {
         "reprioritised" => Body::Reprioritised(body(o, "Reprioritised")?),
         "expedited" => Body::Expedited(body(o, "Expedited")?),
         "carried" => Body::Carried(Box::new(body(o, "Carried")?)),
+        "resolved" => Body::Resolved(Box::new(body(o, "Resolved")?)),
         "paused" => Body::Paused(body(o, "Paused")?),
         "resumed" => Body::Resumed(body(o, "Resumed")?),
         "trimmed" => Body::Trimmed(body(o, "Trimmed")?),
         "document" => Body::Document(Box::new(body(o, "Document")?)),
+        "schedule_advanced" => Body::ScheduleAdvanced(body(o, "ScheduleAdvanced")?),
         _ => return Err(NotAnEvent::UnknownInformational),
     };
     if let Some(metadata) = metadata {

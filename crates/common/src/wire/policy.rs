@@ -4,9 +4,9 @@ use super::{Body, NotAnEvent, undecodable};
 use crate::{
     error::ApiError,
     event::{Pause, Policy, Trimmed},
-    id::QueueName,
+    id::{DocumentName, QueueName},
     pb,
-    policy::Document,
+    policy::{Document, schedule::Advanced},
     time::Timestamp,
 };
 
@@ -21,6 +21,16 @@ pub(super) fn resumed(body: &pb::Resumed) -> Result<Policy, NotAnEvent> {
 pub(super) fn document(body: pb::Document) -> Result<Policy, NotAnEvent> {
     let problem = |violations| NotAnEvent::Undecodable(ApiError::invalid(violations).to_string());
     Document::try_from(body).map(Box::new).map(Policy::Document).map_err(problem)
+}
+
+pub(super) fn advanced(body: pb::ScheduleAdvanced) -> Result<Policy, NotAnEvent> {
+    DocumentName::parse(&body.name).map_err(|e| undecodable("name", &e))?;
+    Ok(Policy::ScheduleAdvanced(Advanced {
+        name: body.name,
+        through: body.through.map(Timestamp::from).unwrap_or_default(),
+        last: body.last.map(Timestamp::from),
+        why: body.why,
+    }))
 }
 
 pub(super) fn trimmed(body: pb::Trimmed) -> Result<Policy, NotAnEvent> {
@@ -54,6 +64,12 @@ pub(super) fn to_pb(policy: &Policy) -> Body {
             as_of: trimmed.as_of,
             clock: Some(trimmed.clock.into()),
             pauses: trimmed.pauses.iter().map(|p| pause(p.queue.as_ref(), &p.reason)).collect(),
+        }),
+        Policy::ScheduleAdvanced(advanced) => Body::ScheduleAdvanced(pb::ScheduleAdvanced {
+            name: advanced.name.clone(),
+            through: Some(advanced.through.into()),
+            last: advanced.last.map(Into::into),
+            why: advanced.why.clone(),
         }),
         Policy::Document(document) => Body::Document(Box::new(pb::Document::from(&**document))),
     }

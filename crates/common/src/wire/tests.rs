@@ -64,6 +64,7 @@ fn bodies() -> Vec<Body> {
     let spec = TaskSpec::parse(serde_json::from_str(SPEC).unwrap()).unwrap().into_pb();
     vec![
         Body::Created(Box::new(spec)),
+        Body::Resolved(Box::new(resolved())),
         Body::Started(pb::Started { attempt, worker: worker.clone() }),
         Body::Progress(pb::Progress {
             attempt,
@@ -132,6 +133,20 @@ fn bodies() -> Vec<Body> {
             pauses: vec![pb::Paused { queue: String::new(), reason }],
         }),
     ]
+}
+
+fn resolved() -> pb::Resolved {
+    let spec = json!({
+        "task_id": "größe 1", "tenant": "acme", "executor": {"shell": {"argv": ["true"]}}
+    });
+    let spec: pb::TaskSpec = serde_json::from_value(spec).unwrap();
+    pb::Resolved {
+        spec: Some(TaskSpec::parse(spec).unwrap().into_pb()),
+        version: 3,
+        created_at: Some(Timestamp::from_unix(5, 0).into()),
+        unique_id: "u".into(),
+        unique_until: Some(Timestamp::from_unix(3_600, 0).into()),
+    }
 }
 
 fn carried() -> pb::Carried {

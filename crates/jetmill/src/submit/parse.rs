@@ -16,7 +16,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads the JSON of a flag.
-pub(super) fn parse_json(flag: &str, text: &str) -> Result<pb::Json, ApiError> {
+pub(crate) fn parse_json(flag: &str, text: &str) -> Result<pb::Json, ApiError> {
     match serde_json::from_str::<serde_json::Value>(text) {
         Ok(value) => Ok(pb::Json::from_value(&value)),
         Err(error) => Err(bad_input(format!("{flag} is not JSON: {error}"))

@@ -9,6 +9,8 @@ use common::{
     time::Timestamp,
 };
 
+use worker_pool::attend::limits::Limits;
+
 use super::parse::{parse_dependency, parse_duration, parse_json, parse_pair, parse_time};
 use crate::{exit::bad_input, queue};
 
@@ -24,6 +26,21 @@ pub(crate) struct TaskArgs {
     /// A NATS subject; the reply is the result
     #[arg(long, value_name = "SUBJECT")]
     nats_subject: Option<String>,
+    /// A URL to ask; the answer is the result
+    #[arg(long, value_name = "URL")]
+    http: Option<String>,
+    /// The method of the request [default: GET, or POST with a body or an input]
+    #[arg(long, value_name = "METHOD", requires = "http")]
+    method: Option<String>,
+    /// A header of the request; may be repeated
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_pair, requires = "http")]
+    headers: Vec<(String, String)>,
+    /// The body of the request, instead of the input
+    #[arg(long, value_name = "TEXT", requires = "http")]
+    body: Option<String>,
+    /// A file with a Lua script that defines main(input); `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) lua: Option<PathBuf>,
     /// Another system runs it and reports
     #[arg(long)]
     external: bool,
@@ -81,15 +98,22 @@ pub(crate) struct TaskArgs {
     /// A variable of the command's environment; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
-    /// A secret of the worker as a variable, such as TOKEN=env:TOKEN or TOKEN=file:token
+    /// A secret of the worker as a variable or a header, such as TOKEN=env:TOKEN or
+    /// `Authorization="Bearer file:token"`
     #[arg(long = "secret", value_name = "NAME=REF", value_parser = parse_pair)]
     secrets: Vec<(String, String)>,
     /// A file for the command's standard input; `-` is this one's
     #[arg(long, value_name = "FILE")]
-    pub(super) stdin: Option<PathBuf>,
+    pub(crate) stdin: Option<PathBuf>,
     /// The command's working directory, on the worker
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// What the command may use, such as `memory_mb=512,processes=64`
+    #[arg(long, value_name = "LIMITS", value_parser = Limits::parse)]
+    limits: Option<Limits>,
+    /// The role whose policy the worker applies
+    #[arg(long, value_name = "NAME")]
+    role: Option<String>,
     /// An id of your own: the same id is the same task
     #[arg(long, conflicts_with = "key")]
     id: Option<String>,
@@ -131,11 +155,18 @@ impl TaskArgs {
     }
 }
 
+/// What the flags name files for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Files {
+    pub(super) stdin: Option<String>,
+    pub(super) lua: Option<String>,
+}
+
 /// The task that the flags describe; what is wrong with it is said by the door that checks it.
 pub(super) fn build(
     args: &TaskArgs,
     command: &[String],
-    stdin: Option<String>,
+    files: Files,
 ) -> Result<pb::TaskSpec, ApiError> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let title = args.title.clone().unwrap_or_else(|| title(args, command));
@@ -155,45 +186,60 @@ pub(super) fn build(
             .transpose()?,
         tags: args.tags.clone(),
         queue: args.queue.as_ref().map(ToString::to_string).unwrap_or_default(),
-        executor: Some(pb::Executor { kind: Some(executor(args, command, stdin)?) }),
+        executor: Some(pb::Executor { kind: Some(executor(args, command, files)?) }),
         input: args.input.as_deref().map(|json| parse_json("--input", json)).transpose()?,
         depends_on: args.depends_on.clone(),
         run_at: args.run_at.map(Into::into),
         delay: args.delay.map(Into::into),
         retry: retry(args),
         timeouts: timeouts(args),
+        role: text(&args.role),
         ..pb::TaskSpec::default()
     })
 }
 
 fn kind_word(args: &TaskArgs) -> &'static str {
-    match (&args.handler, &args.nats_subject, args.external) {
-        (Some(_), ..) => "worker",
-        (_, Some(_), _) => "nats",
-        (_, _, true) => "external",
-        (None, None, false) => "shell",
-    }
+    let said = [
+        (args.handler.is_some(), "worker"),
+        (args.nats_subject.is_some(), "nats"),
+        (args.http.is_some(), "http"),
+        (args.lua.is_some(), "lua"),
+        (args.external, "external"),
+    ];
+    said.into_iter().find_map(|(given, word)| given.then_some(word)).unwrap_or("shell")
 }
 
 fn title(args: &TaskArgs, command: &[String]) -> String {
-    let named = args.handler.clone().or_else(|| args.nats_subject.clone());
+    let http = args.http.as_ref().map(|_| crate::task::request(&http(args)));
+    let lua = args.lua.as_ref().map(|path| path.display().to_string());
+    let named = args.handler.clone().or_else(|| args.nats_subject.clone()).or(http).or(lua);
     let said = named.or_else(|| args.script.clone()).unwrap_or_else(|| command.join(" "));
     let line = said.lines().next().unwrap_or_default();
     line.chars().take(120).collect()
 }
 
-fn executor(args: &TaskArgs, command: &[String], stdin: Option<String>) -> Result<Kind, ApiError> {
+fn executor(args: &TaskArgs, command: &[String], files: Files) -> Result<Kind, ApiError> {
     let is_shell = args.script.is_some() || !command.is_empty();
-    let for_shell =
-        !args.env.is_empty() || !args.secrets.is_empty() || stdin.is_some() || args.cwd.is_some();
+    let for_shell = !args.env.is_empty()
+        || files.stdin.is_some()
+        || args.cwd.is_some()
+        || args.limits.is_some();
     if for_shell && !is_shell {
-        let told = bad_input("--env, --secret, --stdin and --cwd are for commands and scripts");
+        let told = bad_input("--env, --stdin, --cwd and --limits are for commands and scripts");
         return Err(told.hint("give the others their --input"));
+    }
+    if !args.secrets.is_empty() && !is_shell && args.http.is_none() {
+        let told = bad_input("--secret is for commands, scripts and HTTP requests");
+        return Err(told.hint("a handler has secrets of its own"));
     }
     Ok(if let Some(handler) = &args.handler {
         Kind::Worker(pb::Worker { handler: handler.clone() })
     } else if let Some(subject) = &args.nats_subject {
         Kind::Nats(pb::Nats { subject: subject.clone() })
+    } else if args.http.is_some() {
+        Kind::Http(http(args))
+    } else if let Some(source) = files.lua {
+        Kind::Lua(pb::Lua { source, memory_mb: None })
     } else if args.external {
         Kind::External(pb::External {})
     } else {
@@ -202,11 +248,25 @@ fn executor(args: &TaskArgs, command: &[String], stdin: Option<String>) -> Resul
             script: args.script.clone().unwrap_or_default(),
             cwd: args.cwd.clone().unwrap_or_default(),
             env: args.env.iter().cloned().collect(),
-            stdin,
+            stdin: files.stdin,
             secrets: args.secrets.iter().cloned().collect(),
             ok_codes: Vec::new(),
+            limits: args.limits.map(Into::into),
         })
     })
+}
+
+fn http(args: &TaskArgs) -> pb::Http {
+    let sends = args.body.is_some() || args.input.is_some();
+    let method = args.method.clone().unwrap_or(if sends { "POST".into() } else { String::new() });
+    pb::Http {
+        method,
+        url: args.http.clone().unwrap_or_default(),
+        headers: args.headers.iter().cloned().collect(),
+        body: args.body.clone(),
+        secrets: args.secrets.iter().cloned().collect(),
+        ..pb::Http::default()
+    }
 }
 
 fn retry(args: &TaskArgs) -> Option<pb::Retry> {
@@ -240,7 +300,7 @@ mod tests {
             timeout: Some(Duration::from_secs(3)),
             ..TaskArgs::default()
         };
-        let spec = build(&args, &["echo".into(), "hi".into()], None).expect("a task");
+        let spec = build(&args, &["echo".into(), "hi".into()], Files::default()).expect("a task");
         let spec = common::task::TaskSpec::parse(spec).expect("valid");
         assert_eq!(spec.as_pb().title, "echo hi");
         assert_eq!(spec.timeouts().run, Some(Duration::from_secs(3)));
@@ -254,9 +314,30 @@ mod tests {
             env: vec![("A".into(), "b".into())],
             ..TaskArgs::default()
         };
-        assert!(build(&args, &[], None).is_err());
+        assert!(build(&args, &[], Files::default()).is_err());
         let args =
             TaskArgs { handler: Some("x".into()), input: Some("{".into()), ..TaskArgs::default() };
-        assert!(build(&args, &[], None).expect_err("no JSON").message.contains("--input"));
+        assert!(
+            build(&args, &[], Files::default()).expect_err("no JSON").message.contains("--input")
+        );
+    }
+
+    #[test]
+    fn a_request_is_a_get_until_it_has_something_to_send() {
+        let args = TaskArgs { http: Some("https://example.com/a".into()), ..TaskArgs::default() };
+        let spec = build(&args, &[], Files::default()).expect("a task");
+        assert_eq!(
+            (spec.task_type.as_str(), spec.title.as_str()),
+            ("http", "GET https://example.com/a")
+        );
+        let args = TaskArgs { input: Some("{}".into()), ..args };
+        let spec = build(&args, &[], Files::default()).expect("a task");
+        assert_eq!(spec.title, "POST https://example.com/a");
+        let files = Files { lua: Some("function main() end".into()), stdin: None };
+        let args = TaskArgs { lua: Some("a.lua".into()), ..TaskArgs::default() };
+        let spec = build(&args, &[], files).expect("a task");
+        assert_eq!(spec.title, "a.lua");
+        let spec = common::task::TaskSpec::parse(spec).expect("valid");
+        assert_eq!(spec.executor().word(), "lua");
     }
 }

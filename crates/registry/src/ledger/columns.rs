@@ -208,6 +208,7 @@ fn submission(event: &[u8], tenant: &Tenant, id: &TaskId) -> anyhow::Result<pb::
     let spec = match event.kind {
         Some(pb::event::Kind::Created(spec)) => *spec,
         Some(pb::event::Kind::Carried(carried)) => carried.spec.unwrap_or_default(),
+        Some(pb::event::Kind::Resolved(resolved)) => resolved.spec.unwrap_or_default(),
         _ => pb::TaskSpec::default(),
     };
     let spec = pb::TaskSpec { tenant: tenant.to_string(), task_id: id.to_string(), ..spec };

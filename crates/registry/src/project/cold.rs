@@ -252,6 +252,7 @@ fn ends(kind: &Kind, phase: Phase) -> bool {
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
         | Kind::Expedited(_)
-        | Kind::Carried(_) => false,
+        | Kind::Carried(_)
+        | Kind::Resolved(_) => false,
     }
 }

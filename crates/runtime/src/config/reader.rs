@@ -27,7 +27,7 @@ pub struct Entry {
 pub struct Reader {
     said: BTreeMap<String, Said>,
     errors: Vec<String>,
-    read: BTreeMap<&'static str, Entry>,
+    read: BTreeMap<String, Entry>,
 }
 
 impl Reader {
@@ -143,6 +143,23 @@ impl Reader {
         self.parsed(key, &default.to_string(), description, parse).unwrap_or(default)
     }
 
+    /// Every value below a key whose names are the user's own, as `roles.<name>.<field>`: the part
+    /// after the key, and the text.
+    pub fn below(&mut self, key: &str, description: &'static str) -> Vec<(String, String)> {
+        let prefix = format!("{key}.");
+        let below = |(name, _): &(&String, &Said)| name.starts_with(&prefix);
+        let names = self.said.iter().filter(below).map(|(name, _)| name.clone());
+        let names = names.collect::<Vec<_>>();
+        let mut values = Vec::new();
+        for key in names {
+            let Some(Said { text, origin }) = self.said.remove(&key) else { continue };
+            let entry = Entry { key: key.clone(), value: text.clone(), origin, description };
+            values.push((key.get(prefix.len()..).unwrap_or_default().to_owned(), text));
+            self.read.insert(key, entry);
+        }
+        values
+    }
+
     /// A value that its service parses; the error says what it must be: "must be …".
     pub fn parsed<T, E: Display>(
         &mut self,
@@ -164,12 +181,15 @@ impl Reader {
                 None
             }
         };
-        self.read.insert(key, Entry { key: key.to_owned(), value: shown, origin, description });
+        self.read.insert(
+            key.to_owned(),
+            Entry { key: key.to_owned(), value: shown, origin, description },
+        );
         parsed
     }
 
     /// Adds what is wrong with a key that was read, as "must be …".
-    pub fn refuse(&mut self, key: &'static str, problem: impl Display) {
+    pub fn refuse(&mut self, key: &str, problem: impl Display) {
         let place =
             self.read.get(key).map_or(String::new(), |entry| format!(" ({})", entry.origin));
         self.errors.push(format!("{key} {problem}{place}"));
@@ -184,7 +204,7 @@ impl Reader {
     pub fn finish(self) -> Result<(), ConfigErrors> {
         let mut errors = self.errors;
         for (key, said) in &self.said {
-            let known = text::closest(key, self.read.keys().copied());
+            let known = text::closest(key, self.read.keys().map(String::as_str));
             // Kubernetes makes JETMILL_SERVICE_HOST, a task finds JETMILL_TASK_ID: neither is a slip.
             if known.is_none() && matches!(said.origin, Origin::Env(_)) && !key.contains('.') {
                 continue;

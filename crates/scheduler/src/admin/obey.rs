@@ -29,7 +29,9 @@ impl Lead {
             Command::Pause { reply, .. } if !self.decides() => {
                 let _ = reply.send(Err(taking_over()));
             }
-            Command::ApplyPolicies { reply, .. } if !self.decides() => {
+            Command::ApplyPolicies { reply, .. } | Command::PauseSchedules { reply, .. }
+                if !self.decides() =>
+            {
                 let _ = reply.send(Err(taking_over()));
             }
             Command::Change { tenant, ids, change, actor, reply } => {
@@ -58,10 +60,16 @@ impl Lead {
             Command::Policies { request, reply } => {
                 let _ = reply.send(self.policies(&request));
             }
+            Command::Schedules { request, reply } => {
+                let _ = reply.send(self.schedules(&request));
+            }
+            Command::PauseSchedules { request, reply } => {
+                let _ = reply.send(self.pause_schedules(request).await);
+            }
         }
     }
 
-    async fn change(
+    pub(crate) async fn change(
         &mut self,
         tenant: &Tenant,
         ids: Vec<TaskId>,
@@ -173,7 +181,7 @@ impl Lead {
         Ok(pb::PauseResponse { changed: true, sequence })
     }
 
-    async fn apply_policies(
+    pub(super) async fn apply_policies(
         &mut self,
         documents: Vec<Document>,
         actor: &str,

@@ -110,12 +110,13 @@ impl Lead {
                 self.dispatcher.withdraw(&subject).await?;
             }
         }
-        let random = rand::random();
-        let Some(event) =
+        let event = if decision == Decision::Resolve {
+            verdict::resolved(&mut self.planner, ticket, &payload.spec, payload.created_at)
+        } else {
+            let random = rand::random();
             verdict::event(&self.planner, (ticket, &entry), &payload.spec, decision, random)
-        else {
-            return Ok(None);
         };
+        let Some(event) = event else { return Ok(None) };
         let notify = payload.spec.as_pb().notify.clone();
         let notice = verdict::outcome(&event).filter(|_| !notify.is_empty());
         tracing::info!(task.id = %event.id, decision = ?decision, "decided");

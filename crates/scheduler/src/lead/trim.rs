@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use bus::{cursors, streams};
 use common::{
-    event::{Event, Kind, PolicyEvent, TaskEvent},
+    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
     id::{TaskId, TaskKey, Tenant},
     limits, subject,
 };
@@ -137,6 +137,10 @@ impl Lead {
             let policy = self.planner.carry_document(&id, self.cursor.sequence);
             let event = |policy| Event::Policy(PolicyEvent { actor: ACTOR.into(), policy });
             events.extend(policy.map(event));
+        }
+        for advanced in pass.schedules {
+            let policy = Policy::ScheduleAdvanced(advanced);
+            events.push(Event::Policy(PolicyEvent { actor: ACTOR.into(), policy }));
         }
         let sequence = self.publisher.publish_all(events).await?;
         if let Some(round) = &mut self.trimmer.round {

@@ -9,7 +9,7 @@
 use common::{
     event::{Carried, Pause, Policy, Trimmed},
     id::TaskKey,
-    policy,
+    policy::{self, schedule::Advanced},
     task::TaskSpec,
     time::Timestamp,
 };
@@ -35,6 +35,8 @@ pub struct Pass {
     pub over: Vec<TaskKey>,
     /// Limits, schedules and task types.
     pub documents: Vec<policy::Id>,
+    /// Where schedules stand.
+    pub schedules: Vec<Advanced>,
     /// Open tasks about which something is being decided: their turn comes after that.
     pub undecided: usize,
 }
@@ -42,7 +44,10 @@ pub struct Pass {
 impl Pass {
     /// Whether nothing is to be appended now.
     pub fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.over.is_empty() && self.documents.is_empty()
+        self.open.is_empty()
+            && self.over.is_empty()
+            && self.documents.is_empty()
+            && self.schedules.is_empty()
     }
 
     /// Whether the log can be cut.
@@ -95,6 +100,7 @@ impl Planner {
         });
         pass.over = over.map(|(key, _)| key).collect();
         pass.documents = self.policies.to_carry(floor);
+        pass.schedules = self.schedules.to_state(floor);
         pass
     }
 
@@ -133,7 +139,9 @@ impl Planner {
         let decided = |ticket: &Ticket| self.entry(*ticket).is_some_and(|e| e.deciding.is_none());
         let (ready, undecided): (Vec<_>, Vec<_>) = open.iter().copied().partition(decided);
         let documents = self.policies.to_carry(floor);
-        let pass = Pass { open: ready, over: over.clone(), documents, undecided: undecided.len() };
+        let schedules = self.schedules.to_state(floor);
+        let (over_left, undecided) = (over.clone(), undecided.len());
+        let pass = Pass { open: ready, over: over_left, documents, schedules, undecided };
         self.cut = Some(Cut { floor, open, over });
         pass
     }
@@ -266,6 +274,7 @@ impl Planner {
     pub(super) fn trimmed(&mut self, at: u64, trimmed: &Trimmed) {
         self.marks.cut(at);
         self.over.forget_before(trimmed.floor);
+        self.types.forget_before(trimmed.floor);
         self.policies.trimmed(trimmed.floor);
         if trimmed.as_of < self.pauses_known {
             // An older cut than the one that it began at.

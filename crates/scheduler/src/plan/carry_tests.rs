@@ -235,6 +235,7 @@ fn settle(world: &mut World, log: &mut Vec<Event>) {
             | Decision::Expired
             | Decision::TotalTimeout
             | Decision::DependencyMissing
+            | Decision::Resolve
             | Decision::Refused(_) => Kind::Failed(Box::new(pb::Failed {
                 cause: pb::Cause::Dependency.into(),
                 ..pb::Failed::default()

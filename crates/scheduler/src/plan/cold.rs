@@ -64,6 +64,7 @@ impl Planner {
         }
         if let Some(Found::Open(ticket, _)) = self.find(key) {
             self.drop_preloaded(ticket);
+            self.schedules.ended(key);
         }
         self.known.insert(key, carried.as_of);
         if carried.state.phase.is_terminal() {
@@ -101,6 +102,7 @@ impl Planner {
         };
         let keys = carried.spec.as_ref().and_then(|spec| self.keys_of(entry.queue, spec));
         let ticket = self.adopt(entry, (&carried.worker, keys.as_deref()));
+        self.run_carried(key, carried);
         let carriage = Carriage { created: carried.place, anchor: carried.as_of + 1 };
         self.carried.insert(ticket.slot, carriage);
         self.arrived(ticket, carried.created_at, false);
@@ -125,6 +127,7 @@ impl Planner {
             }
         }
         self.graph.wait(ticket, edges);
+        self.by_hand(ticket, spec);
         let timeouts = spec.timeouts();
         if let Some(total) = timeouts.total {
             self.alarm(carried.created_at.after(total), ticket, Alarm::Total);
@@ -177,6 +180,8 @@ impl Planner {
 
     /// Everything that was carried is there: what does not wait is ready.
     pub fn preloaded(&mut self) {
+        self.documents_known();
+        self.learn_schedules();
         self.restoring(true);
         let tickets = self.entries.iter().map(|(ticket, _)| ticket).collect::<Vec<_>>();
         for ticket in tickets {

@@ -41,6 +41,7 @@ impl Planner {
         self.leading_since = Some(now_ms);
         self.clock = self.clock.max(now);
         self.was_deaf(now_ms);
+        self.schedules.lead(self.clock);
         self.decisions.clear();
         let mut timed = self.rare.keys().copied().collect::<Vec<_>>();
         timed.sort_unstable();
@@ -60,6 +61,7 @@ impl Planner {
     /// Stops deciding. What is out stays out.
     pub fn follow(&mut self) {
         self.leading_since = None;
+        self.schedules.follow();
         self.decisions.clear();
     }
 
@@ -132,10 +134,10 @@ impl Planner {
         }
     }
 
-    /// When the next delay or timeout ends.
+    /// When the next delay or timeout ends, or the next tick of a schedule comes.
     pub fn next_alarm(&self) -> Option<Timestamp> {
         let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
-        timer.into_iter().chain(self.next_wake()).min()
+        timer.into_iter().chain(self.schedules.next_alarm()).chain(self.next_wake()).min()
     }
 
     fn ring(&mut self, ticket: Ticket, alarm: Alarm) {
@@ -248,7 +250,10 @@ impl Planner {
             return;
         }
         self.place(ticket, Place::Waiting);
-        if entry.deciding.is_some() || entry.state.cancel_requested {
+        if entry.deciding.is_some()
+            || entry.state.cancel_requested
+            || self.type_holds(ticket, &entry)
+        {
             return;
         }
         self.entries.update(ticket, |entry| entry.place = Place::Ready);

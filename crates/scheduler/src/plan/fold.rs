@@ -1,7 +1,7 @@
 //! **Pure.** What each event of the log does to the backlog.
 
 use common::{
-    event::{Event, Kind, TaskEvent},
+    event::{Event, Kind, Policy, TaskEvent},
     id::{QueueName, TaskKey},
     lifecycle::{self, Phase, State},
     task::{DEFAULT_QUEUE, TaskSpec},
@@ -37,7 +37,11 @@ impl Planner {
         match event {
             Event::Policy(event) => {
                 self.policy(sequence, &event.policy);
-                Folded { policy: true, ..Folded::default() }
+                let pauses = matches!(
+                    event.policy,
+                    Policy::Paused { .. } | Policy::Resumed { .. } | Policy::Trimmed(_)
+                );
+                Folded { policy: pauses, ..Folded::default() }
             }
             Event::Task(event) => self.task((sequence, index), event, now_ms),
         }
@@ -45,6 +49,10 @@ impl Planner {
 
     fn task(&mut self, at: (u64, u32), event: &TaskEvent, now_ms: u64) -> Folded {
         let key = TaskKey::new(&event.tenant, &event.id);
+        if let Kind::Created(spec) = &event.kind {
+            // Its tick is decided, whatever becomes of the task.
+            self.schedules.created(spec, at.0);
+        }
         let known = match self.find(key) {
             _ if self.is_known(key, at.0) => return Folded::default(),
             Some(Found::Over(_)) => {
@@ -65,7 +73,8 @@ impl Planner {
         match (known, &event.kind) {
             (None, Kind::Created(spec)) => self.created(key, at, state, spec),
             (None, _) => self.stub(key, at, state),
-            (Some((ticket, entry)), Kind::Created(_)) => {
+            (Some((ticket, entry)), Kind::Created(spec)) => {
+                self.run_opened(key, spec);
                 self.set_state(ticket, state);
                 self.described(ticket, &entry, at);
                 Folded::default()
@@ -76,6 +85,7 @@ impl Planner {
 
     fn created(&mut self, key: TaskKey, at: (u64, u32), state: State, spec: &TaskSpec) -> Folded {
         self.marks.created();
+        self.run_opened(key, spec);
         let now = self.log_clock;
         let queue = self.queue_id(&spec.queue());
         let kind = self.kind_id(&spec.as_pb().task_type);
@@ -93,29 +103,36 @@ impl Planner {
             kind,
         });
         if state.external {
-            return Folded::default();
+            return self.ask_type(ticket, spec);
         }
         self.queue_mut(queue).waiting += 1;
+        self.begin(ticket, spec, at.0, now);
+        Folded { created: Some(ticket), ..Folded::default() }
+    }
+
+    /// Begins to wait for what a task to be dispatched waits for.
+    pub(super) fn begin(&mut self, ticket: Ticket, spec: &TaskSpec, at: u64, created: Timestamp) {
+        let Some(Entry { key, queue, .. }) = self.entry(ticket) else { return };
+        self.by_hand(ticket, spec);
         if let Some(keys) = self.keys_of(queue, spec) {
             self.enter_flow(ticket, Some(&keys));
-            self.arrived(ticket, now, true);
+            self.arrived(ticket, created, true);
         }
         let timeouts = spec.timeouts();
         if let Some(total) = timeouts.total {
-            self.alarm(now.after(total), ticket, Alarm::Total);
+            self.alarm(created.after(total), ticket, Alarm::Total);
         }
         if timeouts.queue.is_some() {
             self.rare
                 .insert(ticket.slot, Rare { queue_timeout: timeouts.queue, ..Rare::default() });
         }
-        self.link(ticket, key, at.0, spec);
+        self.link(ticket, key, at, spec);
         if let Some(wait) = timeouts.dependency
             && self.graph.waits(ticket.slot).iter().any(|edge| self.find(edge.dependency).is_none())
         {
-            self.alarm(now.after(wait), ticket, Alarm::Dependency);
+            self.alarm(created.after(wait), ticket, Alarm::Dependency);
         }
         self.settle(ticket);
-        Folded { created: Some(ticket), ..Folded::default() }
     }
 
     /// Puts the edges of a new task into the graph, and decides those that are settled already.
@@ -228,6 +245,7 @@ impl Planner {
             }
             Kind::CancelRequested(_) => self.cancel_requested(ticket),
             Kind::Carried(body) => self.carried(ticket, at, body),
+            Kind::Resolved(body) => return self.resolved(ticket, &before, at, body),
             Kind::Created(_)
             | Kind::Progress(_)
             | Kind::Snapshot(_)
@@ -292,7 +310,7 @@ impl Planner {
             || entry.place != Place::Waiting
             || !matches!(entry.state.phase, Phase::Pending)
             || !self.graph.waits(ticket.slot).is_empty();
-        if waits {
+        if waits || self.type_holds(ticket, &entry) {
             return;
         }
         if entry.due > self.clock {
@@ -313,10 +331,12 @@ impl Planner {
         self.graph.forget(ticket);
         self.holders.remove(&ticket.slot);
         self.rare.remove(&ticket.slot);
+        self.types.forget(ticket.slot);
         let Entry { key, sequence, index, .. } = entry;
         let phase = entry.state.phase;
         let created = self.carried.remove(&ticket.slot).map_or((sequence, index), |c| c.created);
         self.marks.ended();
+        self.schedules.ended(key);
         self.over.insert(key, Tombstone { sequence, index, created, ended, used: ended, phase });
         self.touch(key);
         self.entries.remove(ticket);

@@ -13,8 +13,11 @@ impl Planner {
             Policy::Paused { queue, reason } => (queue, Some(reason.clone())),
             Policy::Resumed { queue } => (queue, None),
             Policy::Trimmed(trimmed) => return self.trimmed(at, trimmed),
+            Policy::ScheduleAdvanced(advanced) => return self.schedules.advanced(advanced, at),
             Policy::Document(document) => {
                 if self.policies.fold(at, document) {
+                    self.document_changed(&document.body, document.version, document.name.as_str());
+                    self.schedule_changed(document);
                     self.policy_changed(&document.id());
                 }
                 return;

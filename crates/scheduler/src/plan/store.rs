@@ -20,13 +20,15 @@ use self::stored::{
     StoredAlarm, StoredCarriage, StoredCarriedOver, StoredDocument, StoredEdge, StoredEnd,
     StoredKey, StoredQueue, StoredTask,
 };
+pub(super) use self::stored::{StoredClaim, StoredResolving, StoredTypes};
+pub(super) use self::stored::{StoredRun, StoredSchedule};
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
 use crate::{flow::Refusal, graph::Edge};
 
 /// Tasks that become bytes together.
 const PIECE: usize = 1_024;
 
-const DECISIONS: [Decision; 12] = [
+const DECISIONS: [Decision; 13] = [
     Decision::Lost,
     Decision::AfterLoss,
     Decision::DependencyFailed,
@@ -36,6 +38,7 @@ const DECISIONS: [Decision; 12] = [
     Decision::TotalTimeout,
     Decision::DependencyMissing,
     Decision::Cancel,
+    Decision::Resolve,
     Decision::Refused(Refusal::Superseded),
     Decision::Refused(Refusal::Duplicate),
     Decision::Refused(Refusal::TooMany),
@@ -66,11 +69,11 @@ fn numbered<T: Copy>(all: &[T], number: u32) -> Option<T> {
     all.get(number as usize).copied()
 }
 
-fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
+pub(super) fn key(StoredKey { high, low }: StoredKey) -> TaskKey {
     TaskKey(u128::from(high) << 64 | u128::from(low))
 }
 
-fn stored_key(key: TaskKey) -> StoredKey {
+pub(super) fn stored_key(key: TaskKey) -> StoredKey {
     StoredKey { high: (key.0 >> 64) as u64, low: key.0 as u64 }
 }
 
@@ -156,6 +159,7 @@ impl Planner {
                 .iter()
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
+            types: Some(self.store_types()),
             rates: self.store_rates(),
             documents: self
                 .policies
@@ -166,6 +170,7 @@ impl Planner {
                     anchor,
                 })
                 .collect(),
+            schedules: self.store_schedules(),
             ..Stored::default()
         }
     }
@@ -244,6 +249,7 @@ impl Planner {
             planner.policies.restore(document.try_into().ok()?, sequence, anchor);
         }
         planner.policies_restored();
+        planner.restore_schedules(stored.schedules)?;
         for end in stored.over {
             planner.over.insert(key(end.key), restore_end(&end)?);
         }
@@ -255,6 +261,8 @@ impl Planner {
             .iter()
             .map(|task| planner.restore_task(task))
             .collect::<Option<Vec<_>>>()?;
+        planner.documents_known();
+        planner.restore_types(stored.types.unwrap_or_default());
         for alarm in stored.alarms {
             if let Some((ticket, _)) = planner.entries.find(key(alarm.key)) {
                 let at = Timestamp::from_micros(alarm.at);

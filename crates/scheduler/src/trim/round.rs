@@ -67,6 +67,7 @@ impl Round {
             open: some(&mut self.left.open, most),
             over: some(&mut self.left.over, most),
             documents: some(&mut self.left.documents, most),
+            schedules: some(&mut self.left.schedules, most),
             undecided: 0,
         }))
     }

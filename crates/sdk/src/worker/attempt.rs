@@ -154,7 +154,11 @@ fn erred(
     left: AttemptResult,
     random: f64,
 ) -> Kind {
-    let end = AttemptEnd::Error { code: &error.code, retryable: error.retryable };
+    let end = AttemptEnd::Error {
+        code: &error.code,
+        retryable: error.retryable,
+        retry_after: error.retry_after,
+    };
     match lifecycle::after(retry, facts.tries, end, random) {
         After::Retry(delay) => retrying(facts, Cause::Error, error, &left, delay),
         After::Fail(cause) => failed(facts, cause, error, left),
@@ -264,7 +268,8 @@ pub fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::Outcome>
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
         | Kind::Expedited(_)
-        | Kind::Carried(_) => None,
+        | Kind::Carried(_)
+        | Kind::Resolved(_) => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can run an attempt: handlers of a program, and the executors of worker-pool.
 
+use std::time::Duration;
+
 use common::{limits, pb};
 
 use super::AttemptContext;
@@ -33,6 +35,8 @@ pub struct AttemptError {
     pub message: String,
     /// Whether another try may help.
     pub retryable: bool,
+    /// How long to wait at least before it, where the other side asked for that; capped.
+    pub retry_after: Option<Duration>,
 }
 
 impl AttemptResult {
@@ -50,7 +54,7 @@ impl AttemptResult {
 impl AttemptError {
     /// An error after which another try may help.
     pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), retryable: true }
+        Self { code: code.into(), message: message.into(), retryable: true, retry_after: None }
     }
 
     /// An error that every further try would meet again.

@@ -153,7 +153,8 @@ fn line(event: &TaskEvent) -> String {
         | Kind::CancelRequested(_)
         | Kind::Reprioritised(_)
         | Kind::Expedited(_)
-        | Kind::Carried(_)) => format!("{other:?}"),
+        | Kind::Carried(_)
+        | Kind::Resolved(_)) => format!("{other:?}"),
     };
     format!("{} {} {rest}", event.id, event.kind.word())
 }

@@ -84,6 +84,8 @@ fn every_end_of_an_attempt_has_its_event() {
         erred(AttemptError::permanent("bad_input", "")),
         "failed 7 rejected bad_input \"partial\"",
     );
+    let busy = AttemptError { retry_after: Some(Duration::from_secs(60)), ..exit("http_429") };
+    check(0, erred(busy), "retrying 7 error http_429 in 60s");
     check(0, How::Panicked("boom".into()), "retrying 7 error handler_panicked in 1s");
     check(0, How::TimedOut(run, left("\"p\"")), "retrying 7 timeout timeout in 1s");
     check(2, How::TimedOut(run, left("\"p\"")), "failed 7 timeout timeout \"p\"");

@@ -183,6 +183,10 @@ impl Scheduler {
                 created_at = carried.created_at;
                 carried.spec.as_deref()
             }
+            Some(Ok(Event::Task(TaskEvent { kind: Kind::Resolved(resolved), .. }))) => {
+                created_at = resolved.created_at;
+                Some(&resolved.spec)
+            }
             _ => None,
         };
         if message.is_none() && self.planner.floor() < world.log.first {

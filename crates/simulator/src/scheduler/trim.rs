@@ -113,6 +113,10 @@ impl Scheduler {
             let event = |policy| Event::Policy(PolicyEvent { actor: "scheduler".into(), policy });
             events.extend(policy.map(event));
         }
+        for advanced in pass.schedules {
+            let policy = Policy::ScheduleAdvanced(advanced);
+            events.push(Event::Policy(PolicyEvent { actor: "scheduler".into(), policy }));
+        }
         for key in pass.over {
             let Some(Found::Over(end)) = self.planner.find(key) else { continue };
             let at = (end.sequence, end.index);

@@ -8,11 +8,13 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        signal::{Signal, kill, killpg},
+        signal::{Signal, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::Pid,
 };
+
+use super::watch;
 
 /// The command's process group, while its number is certainly still the command's.
 #[derive(Debug)]
@@ -88,10 +90,7 @@ fn clear() {
         match retry(|| waitpid(None, Some(WaitPidFlag::WNOHANG))) {
             Err(_) => return,
             Ok(WaitStatus::StillAlive) => {
-                for child in children() {
-                    // It may have ended meanwhile; then it is reaped below.
-                    let _ = kill(child, Signal::SIGKILL);
-                }
+                watch::end(watch::descendants);
                 if retry(|| waitpid(None, None)).is_err() {
                     return;
                 }
@@ -101,9 +100,8 @@ fn clear() {
     }
 }
 
-/// The processes whose parent this process is.
-fn children() -> Vec<Pid> {
-    let own = Pid::this().as_raw();
+/// The processes whose parent this one is, from the list of all.
+pub(super) fn children(parent_pid: i32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
@@ -111,8 +109,7 @@ fn children() -> Vec<Pid> {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             // The name stands in brackets and may hold anything; the parent is the second field after.
             let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-            parent.and_then(|p| p.parse::<i32>().ok()) == Some(own)
+            parent.and_then(|p| p.parse::<i32>().ok()) == Some(parent_pid)
         })
-        .map(Pid::from_raw)
         .collect()
 }

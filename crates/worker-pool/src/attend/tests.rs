@@ -33,7 +33,7 @@ fn order(script: &str) -> Order {
         argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         cwd: "/".into(),
         env: BTreeMap::from([("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())]),
-        stdin: None,
+        ..Order::default()
     }
 }
 

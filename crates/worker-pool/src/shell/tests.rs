@@ -9,19 +9,21 @@ use jetmill_sdk::worker::{AttemptContext, AttemptResult, decode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shell, judge};
+use super::{Bounds, Shell, judge};
 use crate::{
     attend::{
-        Fault, Report,
+        Fault, Report, limits,
+        limits::{Limits, reached},
         tests::{MARK, SERVE},
     },
     environment::Environment,
+    lua,
 };
 
 #[test]
 fn every_end_of_a_process_has_its_code() {
     let check = |report: &Report, expected: Option<(&str, bool)>| {
-        let error = judge(report, &[3]);
+        let error = judge(report, &[3], Limits::default());
         assert_eq!(error.as_ref().map(|e| (e.code.as_str(), e.retryable)), expected);
     };
     let exit = |code| Report { exit: Some(code), ..Report::default() };
@@ -30,7 +32,21 @@ fn every_end_of_a_process_has_its_code() {
     check(&exit(4), Some(("exit_4", true)));
     check(&Report { signal: Some(9), ..Report::default() }, Some(("signal_9", true)));
     let fault = Fault { code: "command_not_found".into(), message: "x".into() };
+    let limit = Report { exceeded: Some(reached("memory_mb", 9)), ..exit(0) };
+    check(&limit, Some(("memory_limit", true)));
     check(&Report { error: Some(fault), ..Report::default() }, Some(("command_not_found", false)));
+}
+
+/// Arguments that make this program the step before a command; what follows them is that step's.
+const LIMIT: [&str; 4] = ["--exact", "shell::tests::becomes_the_command", "--nocapture", "--"];
+
+#[test]
+fn becomes_the_command() {
+    let mut given = std::env::args().skip_while(|word| word != "--").skip(1).peekable();
+    if given.peek().is_some() {
+        let error = limits::become_command(given);
+        eprintln!("the command could not be started: {error}");
+    }
 }
 
 /// A worker's shell executor whose attendant is this test program, behind a script.
@@ -39,11 +55,18 @@ struct Bench {
     _folder: tempfile::TempDir,
 }
 
-/// Makes a program that stands for `jetmill attend`.
-pub(crate) fn attendant_script(folder: &Path) -> PathBuf {
+/// Makes a program that stands for `jetmill attend`, `jetmill become` and `jetmill lua-run`.
+pub(crate) fn program(folder: &Path) -> PathBuf {
     let script = folder.join("jetmill");
     let exe = std::env::current_exe().expect("this program");
-    let text = format!("#!/bin/sh\n{MARK}=1 exec {} {}\n", exe.display(), SERVE.join(" "));
+    let exe = exe.display();
+    let (attend, run) = (SERVE.join(" "), lua::tests::SERVE.join(" "));
+    let (lua, limit) = (lua::tests::MARK, LIMIT.join(" "));
+    let text = format!(
+        "#!/bin/sh\ncase $1 in\n  attend) {MARK}=1 exec {exe} {attend};;\n  \
+         lua-run) {lua}=1 exec {exe} {run};;\n  \
+         become) shift; exec {exe} {limit} \"$@\";;\nesac\n"
+    );
     fs::write(&script, text).expect("script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("executable");
     script
@@ -51,11 +74,11 @@ pub(crate) fn attendant_script(folder: &Path) -> PathBuf {
 
 fn bench() -> Bench {
     let folder = tempfile::tempdir().expect("folder");
-    let script = attendant_script(folder.path());
+    let script = program(folder.path());
     let variables = [("PATH", "/usr/bin:/bin"), ("JETMILL_SECRET_TOKEN", "s3cret-value")];
     let variables = variables.map(|(k, v)| (k.to_owned(), v.to_owned()));
     let environment = Environment::new(variables, &["PATH".to_owned()], None);
-    Bench { shell: Shell::new(script, environment), _folder: folder }
+    Bench { shell: Shell::new(script, environment, Bounds::default()), _folder: folder }
 }
 
 fn attempt(shell: &Value, input: &Value, cancelled: CancellationToken) -> AttemptContext {
@@ -70,7 +93,7 @@ fn attempt(shell: &Value, input: &Value, cancelled: CancellationToken) -> Attemp
 async fn run(bench: &Bench, shell: Value) -> AttemptResult {
     let attempt = attempt(&shell, &json!({ "a": 1 }), CancellationToken::new());
     let spec: pb::Shell = serde_json::from_value(shell).expect("a shell spec");
-    bench.shell.run(&attempt, &spec, "00-trace").await
+    bench.shell.run(&attempt, &spec, None, "00-trace").await
 }
 
 /// The end of a command's stdout: the test program that attends it says something first.
@@ -136,7 +159,62 @@ async fn a_cancelled_command_ends_and_leaves_what_it_said() {
     let shell_spec: pb::Shell = serde_json::from_value(shell.clone()).expect("a shell spec");
     let attempt = attempt(&shell, &Value::Null, cancelled.clone());
     cancelled.cancel();
-    let result = bench.shell.run(&attempt, &shell_spec, "").await;
+    let result = bench.shell.run(&attempt, &shell_spec, None, "").await;
     assert!(result.result.is_some());
     assert!(wire::is_json(None, result.result.expect("kept").text.as_bytes()));
+}
+
+/// The code of the error that a command ends with, and its message.
+async fn ends(script: &str, limits: Value) -> (String, String) {
+    let bench = bench();
+    let result = run(&bench, json!({ "script": script, "limits": limits })).await;
+    let error = result.error.unwrap_or_else(|| panic!("{script} ends well: {:?}", result.result));
+    (error.code, error.message)
+}
+
+#[tokio::test]
+async fn a_command_within_its_limits_is_none_the_wiser() {
+    let limits = json!({ "memory_mb": 256, "cpu_seconds": 60, "open_files": 64, "processes": 16,
+        "file_mb": 4 });
+    let script = "ulimit -n; ulimit -c; ulimit -f; echo \"$0 is here\" | cat";
+    let result = run(&bench(), json!({ "script": script, "limits": limits })).await;
+    assert_eq!(result.error, None);
+    let out = stdout(&result);
+    assert!(out.contains("64\n0\n8192\n") && out.contains("/bin/sh is here"), "{out}");
+}
+
+#[tokio::test]
+async fn each_limit_ends_a_command_that_wants_more() {
+    let hog = "x=x; while :; do x=$x$x; done";
+    let (code, message) = ends(hog, json!({ "memory_mb": 48 })).await;
+    assert!(code == "memory_limit" && message.contains("48 MiB"), "{code}: {message}");
+    // Each for itself is below the limit, and all together are not.
+    let herd = "for i in 1 2 3 4; do (x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 60) & done; wait";
+    let (code, message) = ends(herd, json!({ "memory_mb": 48 })).await;
+    assert_eq!(code, "memory_limit", "{message}");
+    let (code, message) = ends("while :; do :; done", json!({ "cpu_seconds": 1 })).await;
+    assert!(code == "cpu_limit" && message.contains("1 s of"), "{code}: {message}");
+    let (code, message) = ends("while :; do sleep 60 & done", json!({ "processes": 20 })).await;
+    assert!(code == "process_limit" && message.contains("20 processes"), "{code}: {message}");
+    let (code, message) =
+        ends("exec head -c 3000000 /dev/zero >file", json!({ "file_mb": 1 })).await;
+    assert!(code == "file_limit" && message.contains("limits.file_mb"), "{code}: {message}");
+    let files = "exec 3</dev/null 4</dev/null 5</dev/null 6</dev/null 7</dev/null 8</dev/null";
+    let (code, message) = ends(files, json!({ "open_files": 6 })).await;
+    assert!(code.starts_with("exit_") && message.contains("its limits: open_files 6"), "{message}");
+}
+
+#[tokio::test]
+async fn a_bomb_that_leaves_its_session_ends_with_its_command() {
+    // Bounded in itself, should the limit fail: each level starts two, six levels deep.
+    let bomb = "bomb() { [ $1 -eq 0 ] && exec sleep 60; for i in 1 2; do \
+        setsid sh -c \"$TEXT\" sh $(($1 - 1)) & done; wait; }; bomb $1";
+    let script = format!("export TEXT='{bomb}'; sh -c \"$TEXT\" sh 6");
+    let (code, _) = ends(&script, json!({ "processes": 12 })).await;
+    assert_eq!(code, "process_limit");
+    let asked = json!({ "limits": { "processes": 9 }, "script": "true" });
+    let mut small = bench();
+    small.shell.limits.most = Limits::parse("processes=8").expect("limits");
+    let error = run(&small, asked).await.error.expect("refused");
+    assert_eq!((error.code.as_str(), error.retryable), ("forbidden_limit", false));
 }

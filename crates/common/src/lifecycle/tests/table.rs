@@ -88,7 +88,8 @@ fn events() -> Vec<(&'static str, String, Kind)> {
                     events.push((word, which, event(word, attempt, cause)));
                 }
             }
-            "skipped" | "cancel_requested" | "reprioritised" | "expedited" | "carried" => {
+            "skipped" | "cancel_requested" | "reprioritised" | "expedited" | "carried"
+            | "resolved" => {
                 events.push((word, String::new(), event(word, 0, Cause::Error)));
             }
             numbered => {

@@ -36,10 +36,76 @@ pub struct Stored {
     pub(super) carried_over: Vec<StoredCarriedOver>,
     #[prost(message, optional, tag = "13")]
     pub(super) marks: Option<Marks>,
+    #[prost(message, optional, tag = "20")]
+    pub(super) types: Option<StoredTypes>,
     #[prost(message, repeated, tag = "14")]
     pub(super) documents: Vec<StoredDocument>,
     #[prost(message, repeated, tag = "22")]
     pub(super) rates: Vec<StoredRate>,
+    #[prost(message, repeated, tag = "15")]
+    pub(super) schedules: Vec<StoredSchedule>,
+}
+
+/// Where a schedule stands.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredSchedule {
+    #[prost(string, tag = "1")]
+    pub(in crate::plan) name: String,
+    #[prost(int64, optional, tag = "2")]
+    pub(in crate::plan) decided: Option<i64>,
+    #[prost(uint64, tag = "3")]
+    pub(in crate::plan) stated: u64,
+    #[prost(int64, optional, tag = "4")]
+    pub(in crate::plan) last: Option<i64>,
+    #[prost(message, repeated, tag = "5")]
+    pub(in crate::plan) runs: Vec<StoredRun>,
+}
+
+/// An open run of a schedule.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredRun {
+    #[prost(message, required, tag = "1")]
+    pub(in crate::plan) key: StoredKey,
+    #[prost(string, tag = "2")]
+    pub(in crate::plan) id: String,
+}
+
+/// What is known of task types beside their documents.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredTypes {
+    /// Tasks that get what their type said when they came.
+    #[prost(message, repeated, tag = "1")]
+    pub(in crate::plan) resolving: Vec<StoredResolving>,
+    /// Tasks that run although their type is disabled.
+    #[prost(message, repeated, tag = "2")]
+    pub(in crate::plan) by_hand: Vec<StoredKey>,
+    #[prost(message, repeated, tag = "3")]
+    pub(in crate::plan) claims: Vec<StoredClaim>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredResolving {
+    #[prost(message, required, tag = "1")]
+    pub(in crate::plan) key: StoredKey,
+    #[prost(uint64, tag = "2")]
+    pub(in crate::plan) version: u64,
+    #[prost(message, required, tag = "3")]
+    pub(in crate::plan) task_type: common::pb::TaskType,
+}
+
+/// Who has the place of a key and a period.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredClaim {
+    #[prost(message, required, tag = "1")]
+    pub(in crate::plan) unique: StoredKey,
+    #[prost(message, required, tag = "2")]
+    pub(in crate::plan) holder: StoredKey,
+    #[prost(uint64, tag = "3")]
+    pub(in crate::plan) sequence: u64,
+    #[prost(int64, tag = "4")]
+    pub(in crate::plan) until: i64,
+    #[prost(string, tag = "5")]
+    pub(in crate::plan) name: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -54,7 +120,7 @@ pub(super) struct StoredDocument {
 
 /// A key as two words: it takes no memory of its own.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct StoredKey {
+pub(in crate::plan) struct StoredKey {
     #[prost(fixed64, tag = "1")]
     pub(super) high: u64,
     #[prost(fixed64, tag = "2")]

@@ -6,7 +6,7 @@ const MASK: &[u8] = b"***";
 
 /// Replaces secrets by `***`. What may be the beginning of one is held back until more is known.
 #[derive(Clone, Debug)]
-pub(super) struct Redactor {
+pub(crate) struct Redactor {
     /// Longest first.
     secrets: Vec<Vec<u8>>,
     /// Whether a secret begins with this byte.
@@ -15,7 +15,7 @@ pub(super) struct Redactor {
 }
 
 impl Redactor {
-    pub(super) fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
         let mut secrets: Vec<Vec<u8>> = secrets
             .into_iter()
             .filter(|s| s.len() >= SECRET_BYTES_MIN)
@@ -33,7 +33,7 @@ impl Redactor {
     }
 
     /// Takes the next bytes; returns what is safe to show.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         if self.secrets.is_empty() {
             return bytes.to_vec();
         }
@@ -45,15 +45,19 @@ impl Redactor {
     }
 
     /// Ends the stream; returns what was held back.
-    pub(super) fn finish(&mut self) -> Vec<u8> {
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
         let text = std::mem::take(&mut self.held);
         self.scan(&text, true).0
     }
 
+    /// Whole bytes at once.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Vec<u8> {
+        if self.secrets.is_empty() { bytes.to_vec() } else { self.scan(bytes, true).0 }
+    }
+
     /// A whole text at once.
-    pub(super) fn text(&self, text: &str) -> String {
-        let (shown, _) = self.scan(text.as_bytes(), true);
-        String::from_utf8_lossy(&shown).into_owned()
+    pub(crate) fn text(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.bytes(text.as_bytes())).into_owned()
     }
 
     fn scan(&self, text: &[u8], end: bool) -> (Vec<u8>, Vec<u8>) {

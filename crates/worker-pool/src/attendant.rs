@@ -22,8 +22,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{capture::Tail, redact::Redactor};
-use crate::attend::{Order, Report, Started};
+use crate::{
+    attend::{Order, Report, Started},
+    capture::Tail,
+    redact::Redactor,
+};
 
 /// How long the pipes may stay open after everything that was started has ended: somebody else may
 /// have been handed one.
@@ -34,23 +37,32 @@ const GONE_WAIT_MAX: Duration = Duration::from_secs(1);
 const REPORT_BYTES_MAX: u64 = 64 * 1024;
 
 /// An attendant and its command. Dropping it closes the socket, and that kills the command.
-pub(super) struct Attendant {
+pub(crate) struct Attendant {
     process: Child,
     lines: BufReader<OwnedReadHalf>,
     orders: OwnedWriteHalf,
 }
 
+/// What becomes of the command's output.
+pub(crate) struct Streams {
+    /// What its standard output is in the attempt's output; `None` leaves it out.
+    pub(crate) out: Option<OutputStream>,
+    /// The same for its standard error.
+    pub(crate) err: Option<OutputStream>,
+    /// How much of the end of each is kept, in bytes.
+    pub(crate) kept: usize,
+}
+
 /// What is left of a command.
-#[derive(Default)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// `None` when the attendant died before it could say.
-    pub(super) report: Option<Report>,
-    pub(super) out: Tail,
-    pub(super) err: Tail,
+    pub(crate) report: Option<Report>,
+    pub(crate) out: Tail,
+    pub(crate) err: Tail,
 }
 
 impl Attendant {
-    pub(super) async fn start(executable: &Path, order: &Order) -> io::Result<Self> {
+    pub(crate) async fn start(executable: &Path, order: &Order) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let process = Command::new(executable)
@@ -70,13 +82,19 @@ impl Attendant {
     }
 
     /// Carries the output on and waits for the end, which it brings about when the attempt must end.
-    pub(super) async fn attend(mut self, attempt: &AttemptContext, redactor: &Redactor) -> Ended {
-        let mut ended = Ended::default();
+    pub(crate) async fn attend(
+        mut self,
+        attempt: &AttemptContext,
+        redactor: &Redactor,
+        streams: &Streams,
+    ) -> Ended {
+        let tail = || Tail::new(streams.kept);
+        let mut ended = Ended { report: None, out: tail(), err: tail() };
         let (out, err) = (self.process.stdout.take(), self.process.stderr.take());
         let mut pipes = Box::pin(
             future::join(
-                carry(out, OutputStream::Stdout, attempt, redactor.clone(), &mut ended.out),
-                carry(err, OutputStream::Stderr, attempt, redactor.clone(), &mut ended.err),
+                carry(out, streams.out, attempt, redactor.clone(), &mut ended.out),
+                carry(err, streams.err, attempt, redactor.clone(), &mut ended.err),
             )
             .fuse(),
         );
@@ -141,24 +159,28 @@ async fn stop(orders: &mut OwnedWriteHalf, attempt: &AttemptContext) {
 /// Carries one stream to the attempt's output and its end to the result, without secrets.
 async fn carry(
     pipe: Option<impl AsyncRead + Unpin>,
-    stream: OutputStream,
+    stream: Option<OutputStream>,
     attempt: &AttemptContext,
     mut redactor: Redactor,
     tail: &mut Tail,
 ) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = vec![0; 16 * 1024];
+    let mut show = |shown: &[u8]| {
+        if let Some(stream) = stream {
+            attempt.log(stream, shown);
+        }
+        tail.push(shown);
+    };
     loop {
         let shown = match pipe.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(count) => redactor.push(buffer.get(..count).unwrap_or_default()),
         };
-        attempt.log(stream, &shown);
-        tail.push(&shown);
+        show(&shown);
     }
     let shown = redactor.finish();
     if !shown.is_empty() {
-        attempt.log(stream, &shown);
-        tail.push(&shown);
+        show(&shown);
     }
 }

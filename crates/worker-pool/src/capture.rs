@@ -4,18 +4,22 @@ use common::{limits, pb};
 use serde_json::{Value, json};
 
 /// Keeps the last bytes of a stream.
-#[derive(Debug, Default)]
-pub(super) struct Tail {
+#[derive(Debug)]
+pub(crate) struct Tail {
     bytes: Vec<u8>,
+    kept: usize,
     cut: bool,
 }
 
 impl Tail {
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn new(kept: usize) -> Self {
+        Self { bytes: Vec::new(), kept, cut: false }
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
-        let max = limits::RESULT_OUTPUT_BYTES_MAX;
-        if self.bytes.len() > 2 * max {
-            self.shorten(max);
+        if self.bytes.len() > 2 * self.kept {
+            self.shorten(self.kept);
         }
     }
 
@@ -26,7 +30,7 @@ impl Tail {
         }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         // A cut may fall into a character: its remains at the beginning are no text.
         let broken = self.bytes.iter().take_while(|b| self.cut && (**b & 0xc0) == 0x80).count();
         String::from_utf8_lossy(self.bytes.get(broken..).unwrap_or_default()).into_owned()
@@ -34,7 +38,7 @@ impl Tail {
 }
 
 /// The result of a process: `{"exit":0,"stdout":"…","stderr":"…","truncated":false}`.
-pub(super) fn result(
+pub(crate) fn result(
     exit: Option<i32>,
     signal: Option<i32>,
     out: &mut Tail,
@@ -65,7 +69,10 @@ mod tests {
 
     #[test]
     fn a_result_has_the_end_of_the_output_and_says_when_that_is_not_all() {
-        let (mut out, mut err) = (Tail::default(), Tail::default());
+        let (mut out, mut err) = (
+            Tail::new(limits::RESULT_OUTPUT_BYTES_MAX),
+            Tail::new(limits::RESULT_OUTPUT_BYTES_MAX),
+        );
         out.push(b"{\"a\":1}\n");
         let value = result(Some(0), None, &mut out, &mut err).to_value();
         assert_eq!(
@@ -86,9 +93,9 @@ mod tests {
 
     #[test]
     fn output_that_is_no_text_still_fits_an_event() {
-        let mut out = Tail::default();
+        let mut out = Tail::new(limits::RESULT_OUTPUT_BYTES_MAX);
         out.push(&vec![0xff; limits::RESULT_OUTPUT_BYTES_MAX]);
-        let mut err = Tail::default();
+        let mut err = Tail::new(limits::RESULT_OUTPUT_BYTES_MAX);
         err.push(&vec![1; limits::RESULT_OUTPUT_BYTES_MAX]);
         let json = result(Some(0), None, &mut out, &mut err);
         assert!(json.text.len() <= limits::RESULT_BYTES_MAX);

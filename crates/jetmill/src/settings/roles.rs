@@ -1,0 +1,111 @@
+//! What the roles of tasks may use: `[roles.<name>]` in the configuration.
+
+use std::collections::BTreeMap;
+
+use common::time::parse_duration;
+use runtime::config::Reader;
+use worker_pool::roles::{Role, Roles};
+
+/// The words of executors that a role may name.
+const EXECUTORS: [&str; 5] = ["shell", "nats", "http", "lua", "worker"];
+
+/// Reads every role, and tells everything that is wrong with them.
+pub(super) fn read(r: &mut Reader) -> Roles {
+    let mut roles = BTreeMap::<String, Role>::new();
+    for (key, text) in r.below("roles", "what the tasks of a role may use") {
+        let (name, field) = key.split_once('.').unwrap_or((&key, ""));
+        let role = roles.entry(name.to_owned()).or_default();
+        name.clone_into(&mut role.name);
+        if let Err(problem) = set(role, field, &text) {
+            r.refuse(&format!("roles.{key}"), problem);
+        }
+    }
+    Roles(roles.into_values().collect())
+}
+
+fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
+    let items = || text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    // An empty list would read as "nothing", and restricts nothing.
+    if items().next().is_none() {
+        return Err("must name something; leave it out to restrict nothing".into());
+    }
+    match field {
+        "executors" => {
+            if let Some(unknown) = items().find(|word| !EXECUTORS.contains(word)) {
+                return Err(format!("must be of {}, and has {unknown:?}", EXECUTORS.join(", ")));
+            }
+            role.executors = items().map(str::to_owned).collect();
+        }
+        "commands" => role.commands = items().map(str::to_owned).collect(),
+        "paths" => {
+            if let Some(relative) = items().find(|path| !path.starts_with('/')) {
+                return Err(format!("must be whole paths, and has {relative:?}"));
+            }
+            role.paths = items().map(Into::into).collect();
+        }
+        "hosts" => role.hosts = items().map(str::parse).collect::<Result<_, _>>()?,
+        "max_timeout" => {
+            let most = parse_duration(text).filter(|most| !most.is_zero());
+            role.max_timeout = Some(most.ok_or("must be a duration such as 30s or 5m")?);
+        }
+        _ => {
+            return Err("must be executors, commands, paths, hosts or max_timeout".into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use runtime::config::Layers;
+
+    use super::*;
+
+    fn of(text: &str) -> Result<Roles, String> {
+        let mut reader = Layers::new().toml(Path::new("a.toml"), text).reader();
+        let roles = read(&mut reader);
+        reader.finish().map(|()| roles).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn roles_are_read_as_they_are_written() {
+        let text = r#"
+            [roles.coder]
+            executors = ["shell", "lua"]
+            commands = ["git", "cargo test"]
+            paths = ["/code", "/tmp"]
+            max_timeout = "5m"
+            [roles.researcher]
+            executors = ["http"]
+            hosts = ["docs.rs", "example.com:8443"]
+        "#;
+        let Roles(roles) = of(text).expect("valid");
+        assert_eq!(
+            roles.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
+            ["coder", "researcher"]
+        );
+        let coder = roles.first().expect("one");
+        assert_eq!(coder.commands, ["git", "cargo test"]);
+        assert_eq!(coder.max_timeout, Some(Duration::from_secs(300)));
+        assert_eq!(coder.hosts, []);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_roles_is_told() {
+        let text = r#"
+            [roles.a]
+            executors = ["docker"]
+            paths = ["code"]
+            hosts = ["https://a"]
+            max_timeout = "soon"
+            tools = ["git"]
+            commands = []
+        "#;
+        let told = of(text).expect_err("not valid");
+        for key in ["executors", "paths", "hosts", "max_timeout", "tools", "commands"] {
+            assert!(told.contains(&format!("roles.a.{key} must ")), "{key} in {told}");
+        }
+    }
+}

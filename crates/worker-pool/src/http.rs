@@ -1,0 +1,247 @@
+//! The executor `http`: a request to a server, whose answer is the result.
+//!
+//! It trusts neither the task nor the server: which hosts and addresses it reaches is the worker's
+//! configuration (`access`), redirects are followed here, one by one, under the same rules, and what
+//! a task gives for one server is not sent to another.
+
+pub(crate) mod access;
+mod answer;
+mod plan;
+mod resolve;
+
+use std::{
+    error::Error,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use common::{limits, pb, time::Clock};
+use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult};
+use reqwest::{Client, Response, redirect::Policy};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use crate::{environment::Environment, redact::Redactor};
+use access::{Access, Forbidden, Host};
+use answer::Answer;
+use plan::Plan;
+use resolve::{Resolver, Unresolved};
+
+const MB: f64 = 1024.0 * 1024.0;
+/// How long a connection that nobody uses is kept.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Connections to one host that are kept without use.
+const IDLE_CONNECTIONS_MAX: usize = 8;
+
+/// Makes requests.
+#[derive(Clone)]
+pub(crate) struct Http {
+    client: Client,
+    access: Arc<Access>,
+    environment: Environment,
+    clock: Arc<dyn Clock>,
+}
+
+/// A request, and what hides its secrets.
+type Planned = (Plan, Redactor);
+
+/// Bytes of bodies that went out and came in: what else is on the wire is not known here.
+#[derive(Default)]
+struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Traffic {
+    fn usage(&self) -> pb::ResourceUsage {
+        let mb = |bytes: &AtomicU64| Some(bytes.load(Ordering::Relaxed) as f64 / MB);
+        pb::ResourceUsage {
+            network_tx_mb: mb(&self.sent),
+            network_rx_mb: mb(&self.received),
+            ..pb::ResourceUsage::default()
+        }
+    }
+}
+
+/// The certificate authorities that this machine trusts.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (_, refused) = roots.add_parsable_certificates(found.certs);
+    if refused > 0 || !found.errors.is_empty() {
+        tracing::debug!(refused, errors = ?found.errors, "some certificates cannot be used");
+    }
+    roots
+}
+
+impl Http {
+    /// Requests go where `access` lets them; servers are trusted for `roots`.
+    pub(crate) fn new(
+        access: Access,
+        roots: RootCertStore,
+        environment: Environment,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let access = Arc::new(access);
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("failed to set TLS up")?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .dns_resolver(Resolver(access.clone()))
+            // A proxy would resolve names by itself, out of sight.
+            .no_proxy()
+            .redirect(Policy::none())
+            .referer(false)
+            .connect_timeout(limits::HTTP_CONNECT_WAIT)
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .user_agent(concat!("jetmill/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("failed to make an HTTP client")?;
+        Ok(Self { client, access, environment, clock })
+    }
+
+    /// Makes the request of an attempt; `hosts` is the role's list, empty for every host.
+    pub(crate) async fn run(
+        &self,
+        attempt: &AttemptContext,
+        http: &pb::Http,
+        hosts: &[Host],
+        traceparent: &str,
+    ) -> AttemptResult {
+        let plan = Plan::new(attempt.execution(), http, &self.environment, traceparent);
+        let (plan, redactor) = match plan {
+            Ok(plan) => plan,
+            Err(error) => return AttemptResult::failure(error),
+        };
+        let traffic = Traffic::default();
+        // Dropping a request closes its connection and loses its answer, nothing else.
+        let exchange = tokio::select! {
+            exchange = self.exchange(plan, http, hosts, &traffic) => exchange,
+            () = attempt.cancellation().cancelled() => {
+                return AttemptResult { usage: Some(traffic.usage()), ..AttemptResult::default() };
+            }
+        };
+        let (error, result) = match exchange {
+            Ok((what, answer)) => {
+                let error = answer::judge(http, &answer, &what, self.clock.now());
+                (error, Some(answer::result(&answer, &redactor)))
+            }
+            Err(error) => (Some(error), None),
+        };
+        let error = error.map(|e| AttemptError { message: redactor.text(&e.message), ..e });
+        AttemptResult { error, result, usage: Some(traffic.usage()) }
+    }
+
+    /// Asks, and follows redirects, until there is an answer: what was asked last, and that.
+    async fn exchange(
+        &self,
+        mut plan: Plan,
+        http: &pb::Http,
+        hosts: &[Host],
+        traffic: &Traffic,
+    ) -> Result<(String, Answer), AttemptError> {
+        let mut redirects = 0;
+        loop {
+            let what = plan.what();
+            let refuse = |why: Forbidden| forbidden(&what, &why);
+            self.access.check(&plan.url).map_err(refuse)?;
+            access::check_host(hosts, &plan.url, "the task's role").map_err(refuse)?;
+            let body = plan.body.clone().unwrap_or_default();
+            traffic.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
+            let request = self.client.request(plan.method.clone(), plan.url.clone());
+            let request = request.headers(plan.headers());
+            let request = if plan.body.is_some() { request.body(body) } else { request };
+            let response = request.send().await.map_err(|e| failure(&what, &e))?;
+            if answer::is_ok(http, response.status()) || !plan::is_redirect(&response) {
+                return read(response, &what, traffic).await.map(|answer| (what, answer));
+            }
+            if redirects == limits::HTTP_REDIRECTS_MAX {
+                let message = format!("{what} redirects again, after {redirects} redirects");
+                return Err(AttemptError::permanent("too_many_redirects", message));
+            }
+            redirects += 1;
+            plan.redirect(&response).map_err(|why| {
+                AttemptError::permanent("bad_redirect", format!("{what} redirects badly: {why}"))
+            })?;
+        }
+    }
+}
+
+/// Reads the answer up to the cap.
+async fn read(
+    mut response: Response,
+    what: &str,
+    traffic: &Traffic,
+) -> Result<Answer, AttemptError> {
+    let (status, headers) = (response.status(), response.headers().clone());
+    let (mut body, mut cut) = (Vec::new(), false);
+    while let Some(chunk) = response.chunk().await.map_err(|e| failure(what, &e))? {
+        traffic.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        let room = limits::HTTP_BODY_BYTES_MAX - body.len();
+        body.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
+        if chunk.len() > room {
+            cut = true;
+            break;
+        }
+    }
+    Ok(Answer { status, headers, body, cut })
+}
+
+fn forbidden(what: &str, why: &Forbidden) -> AttemptError {
+    AttemptError::permanent("forbidden_url", format!("{what} is not allowed: {why}"))
+}
+
+/// Why, and why that, down to the root.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let mut next = error.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+/// What TLS says. An error within an `io::Error` is not among its sources.
+fn tls_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    error.downcast_ref::<rustls::Error>().or_else(|| {
+        let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
+        tls_fault(inner)
+    })
+}
+
+/// What went wrong below HTTP.
+fn failure(what: &str, error: &reqwest::Error) -> AttemptError {
+    let find = |cause: &(dyn Error + 'static)| {
+        if let Some(why) = cause.downcast_ref::<Forbidden>() {
+            Some(forbidden(what, why))
+        } else if let Some(why) = cause.downcast_ref::<Unresolved>() {
+            Some(AttemptError::retryable("dns_failed", format!("{what} failed: {why}")))
+        } else {
+            match tls_fault(cause) {
+                Some(rustls::Error::InvalidCertificate(why)) => {
+                    let message = format!(
+                        "{what} failed: the server's certificate is not trusted ({why}); add its authority to the worker's, as with SSL_CERT_FILE"
+                    );
+                    Some(AttemptError::permanent("untrusted_certificate", message))
+                }
+                _ => None,
+            }
+        }
+    };
+    causes(error).find_map(find).unwrap_or_else(|| {
+        let code = if error.is_connect() { "connect_failed" } else { "request_failed" };
+        let why = causes(error).last().map_or_else(|| error.to_string(), ToString::to_string);
+        AttemptError::retryable(code, format!("{what} failed: {why}"))
+    })
+}
+
+#[cfg(test)]
+mod tests;
