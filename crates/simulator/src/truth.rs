@@ -72,7 +72,7 @@ pub struct Truth {
     pub excused: BTreeSet<Out>,
     /// Pauses as the log tells them: each with its message, its queue, and whether it began.
     pub pauses: Vec<(u64, Option<QueueName>, bool)>,
-    /// Limits, schedules and task types as one knows them who forgets nothing.
+    /// Limits, schedules and task types as one knows them who began with the log.
     pub policies: Policies,
 }
 
@@ -108,6 +108,8 @@ impl Truth {
 
     /// What ended before the floor is forgotten: its id is new.
     fn trimmed(&mut self, sequence: u64, floor: u64) {
+        // The versions of what was removed before begin anew.
+        self.policies.trimmed(floor);
         for (key, task) in &mut self.tasks {
             if task.state().is_some() && task.ended.is_some_and(|(at, _)| at < floor) {
                 task.states.push((sequence, None));
