@@ -43,9 +43,10 @@ licences: ## Check the licence and the source of every dependency
 	@python3 scripts/licences.py
 
 # Large counts and many seeds: half an hour to an hour. Goes on where it was interrupted.
-soak: test-tools ## Ten million simulated steps, every mutant, twenty seeds of chaos on real processes
+soak: test-tools ## Eleven million simulated steps, every mutant, twenty seeds of chaos on real processes
 	cargo build --release -p jetmill -p simulator
 	target/release/simulate --seeds 1000 --steps 10000
+	target/release/simulate --flow --seeds 100 --steps 10000
 	python3 scripts/mutants.py
 	target/release/jetmill chaos --own --seeds 20 --tasks 1000 --for 75s --ledger both \
 	    --resume target/soak $(SOAK)

@@ -43,7 +43,7 @@ def simulate(name, options):
     environment = {**os.environ, "CARGO_TARGET_DIR": str(TARGET)}
     command = ["cargo", "run", "-q", "-p", "simulator", *(["--release"] if options.release else []), "--",
                "--seeds", str(options.seeds), "--steps", str(options.steps), "--shorten", "0",
-               "--mutant", name]
+               "--mutant", name, *(["--flow"] if name.startswith("flow-") else [])]
     run = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True,
                          timeout=options.timeout)
     lines = run.stdout.strip().splitlines()

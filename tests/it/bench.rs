@@ -64,6 +64,7 @@ async fn every_row_is_measured_and_every_count_agrees() -> anyhow::Result<()> {
     .await?;
     ensure!(report["not_measured"].as_array().is_some_and(Vec::is_empty), "{report}");
     counts_agree(&report, "bulk", 500, 2)?;
+    counts_agree(&report, "limits", 500, 2)?;
     counts_agree(&report, "callers", 100, 2)?;
     counts_agree(&report, "3 diamonds 1-10-1", 36, 2)?;
     for (name, unit) in [

@@ -7,6 +7,7 @@ mod cancel;
 mod executors;
 mod graph;
 mod hostile;
+mod limits;
 mod order;
 mod retry;
 mod select;

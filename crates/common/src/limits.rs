@@ -29,6 +29,19 @@ pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Times an attempt may be lost with its worker before the task fails.
 pub const LOSSES_MAX: u16 = 3;
 
+/// Longest expression that gives a limit's key, in bytes.
+pub const KEY_SOURCE_BYTES_MAX: usize = 512;
+/// Longest key of a limit, in bytes; a longer one counts as the empty key.
+pub const KEY_BYTES_MAX: usize = 128;
+/// Most tasks or starts that a limit can name.
+pub const LIMIT_COUNT_MAX: u32 = 1_000_000;
+/// Shortest time of a limit.
+pub const LIMIT_TIME_MIN: Duration = Duration::from_millis(1);
+/// Most keys of a limit that have a weight of their own.
+pub const LIMIT_WEIGHTS_MAX: usize = 1_000;
+/// Limits of one queue that hold at once: the first by name.
+pub const LIMITS_OF_QUEUE_MAX: usize = 8;
+
 /// Longest cron expression, in bytes.
 pub const CRON_BYTES_MAX: usize = 256;
 /// Shortest interval of a schedule.

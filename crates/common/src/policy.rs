@@ -5,7 +5,7 @@
 //! log is cut, what holds and was said below the floor is *carried*: said again, with the place where
 //! the log first said it. Who begins at the floor takes that in before anything else.
 
-mod limit;
+pub mod limit;
 pub mod schedule;
 pub mod task_type;
 

@@ -7,8 +7,8 @@ use common::id::Tenant;
 
 use crate::{
     bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
-    exit::Exit, list, live, log, queue, schedule, serve, services, show, stats, submit, types,
-    worker,
+    exit::Exit, limit, list, live, log, queue, schedule, serve, services, show, stats, submit,
+    types, worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.
@@ -102,6 +102,9 @@ enum Client {
     /// Look at queues and pause them
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Look at limits and set them
+    #[command(subcommand)]
+    Limit(limit::Command),
     /// Create tasks by the clock
     #[command(subcommand)]
     Schedule(schedule::Command),
@@ -175,6 +178,7 @@ async fn ask(session: &Session, command: Client) -> anyhow::Result<Exit> {
         Client::Pause(args) => queue::pause(session, args).await,
         Client::Resume(args) => queue::resume(session, args).await,
         Client::Queue(command) => queue::run(session, command).await,
+        Client::Limit(command) => limit::run(session, command).await,
         Client::Schedule(command) => schedule::run(session, command).await,
         Client::Worker(command) => worker::run(session, command).await,
         Client::Dead(command) => dead::run(session, command).await,

@@ -14,6 +14,7 @@ mod dev;
 mod docs;
 mod doctor;
 mod exit;
+mod limit;
 mod list;
 mod live;
 mod log;

@@ -116,6 +116,10 @@ pub(crate) async fn why(session: &Session, args: &Id) -> anyhow::Result<Exit> {
         if let Some(ahead) = answer.ahead {
             text.extend([format!("{ahead} tasks are ahead of it in its queue\n")]);
         }
+        if let Some(start) = answer.estimated_start {
+            let when = table::relative(now, Some(start));
+            text.extend([format!("it may start {when}, by what is known now\n")]);
+        }
         text
     })?;
     Ok(Exit::Done)

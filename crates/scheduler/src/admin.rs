@@ -21,7 +21,14 @@ use common::{
 use runtime::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{lease::Lease, orders::Change, payload, plan::Tombstone, policies};
+use crate::{
+    lease::Lease,
+    orders::Change,
+    payload,
+    plan::Tombstone,
+    policies,
+    why::{Names, Places},
+};
 
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
@@ -42,14 +49,14 @@ pub(crate) enum Command {
         actor: String,
         reply: oneshot::Sender<Result<pb::PauseResponse, ApiError>>,
     },
-    /// Where the task's submission lies in the log.
+    /// Where the task's submission lies in the log, and those of tasks that hold it by a limit.
     Place {
         key: TaskKey,
-        reply: oneshot::Sender<Option<(u64, u32)>>,
+        reply: oneshot::Sender<Option<Places>>,
     },
     Why {
         key: TaskKey,
-        spec: Box<TaskSpec>,
+        about: Box<(TaskSpec, Names)>,
         reply: oneshot::Sender<Option<pb::WhyResponse>>,
     },
     Queues {
@@ -309,7 +316,7 @@ impl Door {
         let key = TaskKey::new(&tenant, &id);
         self.catch_up().await?;
         let place = self.ask(|reply| Command::Place { key, reply }).await?;
-        let (sequence, index) = place.ok_or_else(|| ApiError::no_task(id.as_str()))?;
+        let ((sequence, index), holders) = place.ok_or_else(|| ApiError::no_task(id.as_str()))?;
         let spec = if let Ok(spec) = payload::spec_at(&self.ctx.bus, sequence, index).await {
             spec
         } else {
@@ -317,8 +324,8 @@ impl Door {
             let stub = pb::TaskSpec { task_id: id.to_string(), ..pb::TaskSpec::default() };
             TaskSpec::parse(stub).map_err(ApiError::invalid)?
         };
-        let spec = Box::new(spec.with_id(&id));
-        let answer = self.ask(|reply| Command::Why { key, spec, reply }).await?;
+        let about = Box::new((spec.with_id(&id), payload::names(&self.ctx.bus, holders).await));
+        let answer = self.ask(|reply| Command::Why { key, about, reply }).await?;
         answer.ok_or_else(|| ApiError::no_task(id.as_str()))
     }
 

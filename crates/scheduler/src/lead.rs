@@ -83,6 +83,8 @@ pub(crate) struct Lead {
     releases_at: u64,
     /// Whether a snapshot says which log this is.
     is_known: bool,
+    /// No keys of limits are read before, in monotonic milliseconds: a submission could not be read.
+    keys_at: u64,
 }
 
 /// What became of the messages of one release, and whose they were.
@@ -123,6 +125,7 @@ pub(crate) async fn run(
         released: 0,
         releases_at: 0,
         is_known,
+        keys_at: 0,
         config,
         ctx,
     };
@@ -183,6 +186,9 @@ impl Lead {
     fn until_next_alarm(&self) -> Duration {
         if !self.office.leads() {
             return TICK;
+        }
+        if self.planner.has_unkeyed() {
+            return Duration::from_millis(self.keys_at.saturating_sub(self.now_ms()));
         }
         let now = self.ctx.clock.now();
         self.planner.next_alarm().map_or(TICK, |at| at.since(now).min(TICK))
@@ -309,6 +315,7 @@ impl Lead {
             return;
         }
         self.decide().await;
+        self.read_keys().await;
         self.fire().await;
         self.release().await;
         self.move_fence().await;

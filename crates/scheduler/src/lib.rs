@@ -4,13 +4,14 @@
 //! `EXECUTIONS` in an order that it can explain. One leader decides; standbys fold all the time, so
 //! that they know everything when they take over.
 //!
-//! What decides is pure: [`plan`] with [`queue`], [`graph`], [`workers`], [`verdict`], [`office`],
-//! [`outgoing`], [`orders`], [`schedule`] and [`why`]. The shell
-//! around it fetches, calls it and applies. The scheduler has no database, never runs user work,
-//! and ends no attempt that a worker still holds.
+//! What decides is pure: [`plan`] with [`queue`], [`flow`], [`graph`], [`workers`], [`verdict`],
+//! [`office`], [`outgoing`], [`orders`], [`schedule`] and [`why`]. The shell around it
+//! fetches, calls it and applies. The scheduler has no database, never runs user work, and ends no
+//! attempt that a worker still holds.
 
 mod admin;
 mod dispatch;
+pub mod flow;
 pub mod graph;
 mod lead;
 mod lease;

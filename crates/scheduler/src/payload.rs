@@ -17,7 +17,7 @@ use common::{
 };
 use uuid::Uuid;
 
-use crate::plan::Ticket;
+use crate::{plan::Ticket, why::Names};
 
 /// Fetched messages that are kept for their other items.
 const FETCHED_MAX: usize = 16;
@@ -124,6 +124,20 @@ fn payload(message: &Message, index: u32) -> anyhow::Result<Payload> {
         }
         _ => anyhow::bail!("item {index} of message {} is no submission", message.sequence),
     }
+}
+
+/// The ids of the tasks whose submissions lie at these places. One that cannot be read is not named.
+pub(crate) async fn names(bus: &Bus, places: Vec<(u64, u32)>) -> Names {
+    let mut names = Names::new();
+    let Ok(stream) = bus::streams::identity(bus).await else { return names };
+    for (sequence, index) in places {
+        if let Ok(message) = fetch(bus, stream, sequence).await
+            && let Some(Ok(Event::Task(event))) = message.items.get(index as usize)
+        {
+            names.insert((sequence, index), event.id.to_string());
+        }
+    }
+    names
 }
 
 /// What an event that took effect submits, and when the log took that.

@@ -12,6 +12,7 @@ mod carry;
 mod cold;
 mod decide;
 mod entries;
+mod flow;
 mod fold;
 mod learn;
 mod policy;
@@ -38,6 +39,7 @@ pub use self::{
     carry::Pass, decide::Release, fold::Folded, store::Stored, types::Known, watch::Stopping,
 };
 use crate::{
+    flow::Refusal,
     graph::Graph,
     queue::{Queue, window},
     schedule::Schedules,
@@ -90,6 +92,8 @@ pub enum Decision {
     Cancel,
     /// It names a type and no executor: it gets what the type says.
     Resolve,
+    /// A limit of its queue does not let it wait.
+    Refused(Refusal),
 }
 
 /// An open task.
@@ -202,6 +206,8 @@ pub struct Planner {
     graph: Graph,
     queues: Vec<(QueueName, Queue)>,
     queue_ids: HashMap<QueueName, u32>,
+    /// The limits, and the queues that have some.
+    control: flow::Control,
     kinds: HashMap<Box<str>, u16>,
     durations: Vec<Durations>,
     rare: HashMap<u32, Rare>,
@@ -287,6 +293,9 @@ impl Planner {
     /// Tasks that would be released before this one, if it is ready.
     pub fn ahead(&self, ticket: Ticket) -> Option<u64> {
         let entry = self.entry(ticket)?;
+        if let Some(ahead) = self.ahead_in_lane(ticket, &entry) {
+            return Some(ahead);
+        }
         let (_, queue) = self.queue_of(&entry);
         let before = queue.ahead(entry.priority).take_while(|(_, other)| *other != ticket);
         Some(before.filter(|(priority, other)| self.is_ready(*other, *priority)).count() as u64)
@@ -308,7 +317,7 @@ impl Planner {
     }
 
     fn is_ready(&self, ticket: Ticket, priority: u8) -> bool {
-        self.entry(ticket).is_some_and(|e| e.place == Place::Ready && e.priority == priority)
+        self.entries.is_ready(ticket, priority)
     }
 
     fn queue_mut(&mut self, id: u32) -> &mut Queue {
@@ -327,9 +336,12 @@ impl Planner {
 
     /// Moves a task and keeps its queue's counts.
     fn place(&mut self, ticket: Ticket, place: Place) {
-        let Some(Entry { place: before, queue, priority, .. }) = self.entry(ticket) else { return };
+        let Some(Entry { place: before, queue: id, priority, .. }) = self.entry(ticket) else {
+            return;
+        };
         self.entries.update(ticket, |entry| entry.place = place);
-        let queue = self.queue_mut(queue);
+        let is_lined_up = self.moved_in_flow(ticket, id, (before, place), priority);
+        let queue = self.queue_mut(id);
         match before {
             Place::External => {}
             Place::Waiting => queue.waiting = queue.waiting.saturating_sub(1),
@@ -341,7 +353,9 @@ impl Planner {
             Place::Waiting => queue.waiting += 1,
             Place::Ready => {
                 queue.queued += 1;
-                queue.push(priority, ticket);
+                if !is_lined_up {
+                    queue.push(priority, ticket);
+                }
             }
             Place::Released(_) => queue.outstanding += 1,
         }

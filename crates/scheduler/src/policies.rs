@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     fn limit(name: &str, queue: &str) -> pb::Document {
-        let body = pb::Limit { queue: queue.into(), concurrency: Some(1) };
+        let body = pb::Limit { queue: queue.into(), concurrency: Some(1), ..pb::Limit::default() };
         pb::Document {
             name: name.into(),
             version: 9,

@@ -8,7 +8,7 @@ use crate::plan::Ticket;
 
 const PRIORITIES: usize = 10;
 /// Tickets of tasks that have moved on that a queue keeps before it looks for them.
-const STALE_TICKETS_MAX: u64 = 4_096;
+pub(crate) const STALE_TICKETS_MAX: u64 = 4_096;
 
 /// One queue: who is ready, how much is out, and whether it is paused.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +82,11 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Attempts that end in a second, if some did.
+    pub fn per_second(&self) -> Option<f64> {
+        (self.per_second > 0.0).then_some(self.per_second)
+    }
+
     /// An attempt ended that spent this long between its release and its start.
     pub fn ended(&mut self, now_ms: u64, latency_seconds: f64) {
         const SMOOTHING: f64 = 0.05;

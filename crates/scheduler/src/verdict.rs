@@ -6,11 +6,13 @@ use common::{
     id::{TaskId, Tenant},
     lifecycle::{self, After, Cause, Phase, state_word},
     limits, pb,
+    policy::limit::{Limit, Singleton},
     task::TaskSpec,
     time::Timestamp,
 };
 
 use crate::{
+    flow::{Named, Refusal},
     plan::{Decision, Entry, Planner, Ticket},
     why,
 };
@@ -58,7 +60,22 @@ pub fn event(
             failed(Cause::Rejected, "cycle", message.into())
         }
         Decision::Expired => {
-            failed(Cause::Expired, "expired", "it waited longer than timeouts.queue".into())
+            let ttl = planner.ttl_of(entry);
+            let own = spec.timeouts().queue;
+            let message = match ttl.filter(|(_, ttl)| own.is_none_or(|own| *ttl < own)) {
+                Some((limit, ttl)) => {
+                    format!("it waited longer than {ttl:?}, the ttl of limit {limit}")
+                }
+                None => "it waited longer than timeouts.queue".into(),
+            };
+            failed(Cause::Expired, "expired", message)
+        }
+        Decision::Refused(Refusal::TooMany) => {
+            let message = refusal(planner, entry, spec, Refusal::TooMany);
+            failed(Cause::Rejected, "too_many", message)
+        }
+        Decision::Refused(other) => {
+            Kind::Skipped(pb::Skipped { reason: refusal(planner, entry, spec, other) })
         }
         Decision::TotalTimeout => {
             failed(Cause::Timeout, "total_timeout", "it took longer than timeouts.total".into())
@@ -113,6 +130,34 @@ fn cut(mut message: String) -> String {
     let end = message.floor_char_boundary(limits::TEXT_BYTES_MAX);
     message.truncate(end);
     message
+}
+
+/// Why a limit does not let a task wait.
+pub fn refusal(planner: &Planner, entry: &Entry, spec: &TaskSpec, refusal: Refusal) -> String {
+    let limits = planner.limits_of(entry);
+    let says = |limit: &Limit| match refusal {
+        Refusal::Superseded => limit.debounce.is_some(),
+        Refusal::Duplicate => limit.singleton == Some(Singleton::Waiting),
+        Refusal::TooMany => limit.depth.is_some(),
+    };
+    let Some(Named { name, limit, .. }) = limits.iter().find(|named| says(&named.limit)) else {
+        return "a limit of its queue that is gone meanwhile did not let it wait".into();
+    };
+    let key = limit.key.as_ref().map(|key| key.of(spec).unwrap_or_default());
+    let whose = key.map_or_else(String::new, |key| format!(" with key {key:?}"));
+    match refusal {
+        Refusal::Superseded => {
+            format!("a newer submission{whose} takes its place, by limit {name}")
+        }
+        Refusal::Duplicate => format!("another task{whose} waits already, by limit {name}"),
+        Refusal::TooMany => {
+            let depth = limit.depth.unwrap_or_default();
+            let queue = &limit.queue;
+            format!(
+                "{depth} tasks{whose} wait already in queue {queue}, by limit {name}: submit it later"
+            )
+        }
+    }
 }
 
 /// The event that ends a task that was never submitted: of such a one only reports are known, and

@@ -1,5 +1,7 @@
 //! **Pure.** Why a task is not running: every reason, in the order in which they must be met.
 
+mod limits;
+
 use common::{
     id::TaskKey,
     lifecycle::{Phase, state_word},
@@ -7,7 +9,10 @@ use common::{
     task::{Executor, TaskSpec},
 };
 
+pub use self::limits::{Names, Places, holders};
+use self::limits::{estimated_start, limits};
 use crate::{
+    flow::Refusal,
     graph::Verdict,
     plan::{Decision, Entry, Found, Place, Planner, Ticket},
 };
@@ -16,12 +21,14 @@ fn reason(code: &str, message: impl Into<String>, hint: impl Into<String>) -> pb
     pb::Reason { code: code.into(), message: message.into(), until: None, hint: hint.into() }
 }
 
-/// Explains one task. The submission names the dependencies, whose keys alone the planner knows.
+/// Explains one task. The submission names the dependencies, whose keys alone the planner knows;
+/// `names` has the ids of its [`holders`].
 pub fn why(
     planner: &Planner,
     key: TaskKey,
     spec: &TaskSpec,
     window_max: u32,
+    names: &Names,
 ) -> Option<pb::WhyResponse> {
     let task_id = spec.as_pb().task_id.clone();
     let (ticket, entry) = match planner.find(key)? {
@@ -35,7 +42,7 @@ pub fn why(
                 task_id,
                 state: end.phase.state().into(),
                 reasons: vec![reason("finished", message, hint)],
-                ahead: None,
+                ..pb::WhyResponse::default()
             });
         }
     };
@@ -49,11 +56,14 @@ pub fn why(
             "publish task.started, task.completed or task.failed about it",
         )],
         Place::Released(_) => vec![released(planner, ticket, &entry)],
-        Place::Waiting | Place::Ready => waiting(planner, ticket, &entry, spec, window_max),
+        Place::Waiting | Place::Ready => {
+            waiting(planner, (ticket, &entry), spec, window_max, names)
+        }
     };
     Some(pb::WhyResponse {
         state: entry.state.phase.state().into(),
         ahead: (entry.place == Place::Ready).then(|| planner.ahead(ticket)).flatten(),
+        estimated_start: estimated_start(planner, ticket, &entry, &reasons).map(Into::into),
         reasons,
         task_id,
     })
@@ -77,10 +87,10 @@ fn released(planner: &Planner, ticket: Ticket, entry: &Entry) -> pb::Reason {
 
 fn waiting(
     planner: &Planner,
-    ticket: Ticket,
-    entry: &Entry,
+    (ticket, entry): (Ticket, &Entry),
     spec: &TaskSpec,
     window_max: u32,
+    names: &Names,
 ) -> Vec<pb::Reason> {
     let mut reasons = Vec::new();
     reasons.extend(entry.deciding.map(deciding));
@@ -114,6 +124,7 @@ fn waiting(
             format!("`jetmill types enable {kind}`, or `jetmill types run {kind}` for one more");
         reasons.push(reason("type_disabled", format!("its type {kind} is disabled"), hint));
     }
+    reasons.extend(limits(planner, (ticket, entry), spec, names));
     let window = planner.window(name.as_str(), queue, window_max);
     if window == 0 {
         let message = format!("no worker serves queue {name}");
@@ -130,7 +141,7 @@ fn waiting(
             }
         };
         reasons.push(reason("no_worker", message, hint));
-    } else if entry.place == Place::Ready && queue.paused.is_none() && all_paused.is_none() {
+    } else if entry.place == Place::Ready && reasons.iter().all(|reason| reason.code == "key") {
         let ahead = planner.ahead(ticket).unwrap_or(0);
         let message = format!(
             "{} tasks of queue {name} are out, of {window} that may be; {ahead} go before it",
@@ -158,6 +169,10 @@ fn deciding(decision: Decision) -> pb::Reason {
         Decision::TotalTimeout => "it fails: it took too long as a whole",
         Decision::Cancel => "it is being cancelled",
         Decision::Resolve => "it is getting what its type says",
+        Decision::Refused(Refusal::Superseded | Refusal::Duplicate) => {
+            "it is being skipped, by a limit of its queue"
+        }
+        Decision::Refused(Refusal::TooMany) => "it fails: enough tasks wait already",
     };
     reason("verdict", message, "")
 }

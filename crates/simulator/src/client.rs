@@ -197,7 +197,8 @@ fn limit(world: &mut World) {
 
 /// A limit as somebody asks for it. It is never reached: what it says is all the same here.
 pub fn document(name: DocumentName, room: Option<u32>) -> Document {
-    let limit = |concurrency| pb::Limit { queue: "none".into(), concurrency: Some(concurrency) };
+    let limit =
+        |room| pb::Limit { queue: "none".into(), concurrency: Some(room), ..pb::Limit::default() };
     let body = room.map_or(Body::Removed(policy::Kind::Limit), |r| Body::Limit(Box::new(limit(r))));
     Document { name, version: 0, carried: None, body }
 }

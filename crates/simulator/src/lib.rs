@@ -23,6 +23,7 @@
 
 pub mod client;
 pub mod faults;
+pub mod flow;
 pub mod invariants;
 pub mod ledger;
 pub mod log;

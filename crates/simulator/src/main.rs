@@ -26,6 +26,9 @@ struct Options {
     /// One seed only, with its history.
     #[arg(long)]
     seed: Option<u64>,
+    /// Flow control alone, against a model of its own.
+    #[arg(long)]
+    flow: bool,
     /// The name of the change of the product that this was built with, for the summary.
     #[arg(long)]
     mutant: Option<String>,
@@ -46,6 +49,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(seed) => seed..seed + 1,
         None => options.from..options.from + options.seeds,
     };
+    if options.flow {
+        return flow(&options, seeds);
+    }
     let mut sum = Sum::default();
     let mut told = now();
     for seed in seeds {
@@ -69,6 +75,43 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     summary(&options, &sum, begun.elapsed(), None)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Flow control: each seed's steps, and as many releases to compare shares by.
+fn flow(options: &Options, seeds: std::ops::Range<u64>) -> anyhow::Result<ExitCode> {
+    let begun = now();
+    let (mut sum, mut refused, mut terms) = (Sum::default(), 0, 0);
+    let mut found = None;
+    for seed in seeds {
+        let outcome = simulator::flow::run(seed, options.steps);
+        (sum.seeds, sum.steps) = (sum.seeds + 1, sum.steps + outcome.steps);
+        sum.begun += outcome.released;
+        (refused, terms) = (refused + outcome.refused, terms + outcome.terms);
+        let shares = simulator::flow::shares::run(seed, options.steps as usize).err();
+        found = outcome.broken.or(shares).map(|broken| (seed, outcome.steps, broken));
+        if let Some((seed, step, broken)) = &found {
+            let name = broken.invariant;
+            let detail = &broken.detail;
+            let text = format!("seed {seed}, step {step}: {name} does not hold: {detail}");
+            writeln!(anstream::stderr(), "{text}")?;
+            break;
+        }
+    }
+    let line = serde_json::json!({
+        "seeds": sum.seeds,
+        "steps": sum.steps,
+        "seconds": (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        "released": sum.begun,
+        "refused": refused,
+        "terms": terms,
+        "mutant": options.mutant,
+        "broken": found.as_ref().map(|(.., broken)| broken.invariant),
+        "detail": found.as_ref().map(|(.., broken)| broken.detail.as_str()),
+        "seed": found.as_ref().map(|(seed, ..)| seed),
+        "step": found.as_ref().map(|(_, step, _)| step),
+    });
+    writeln!(anstream::stdout(), "{line}")?;
+    Ok(if found.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long it takes is said, and decides nothing")]

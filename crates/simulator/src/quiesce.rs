@@ -89,10 +89,10 @@ fn forgotten(world: &World, planner: &Planner, key: TaskKey, task: &Task) -> Res
     if state.is_none_or(|s| s.phase.is_terminal() || s.external) {
         return Ok(());
     }
-    let reasons = task
-        .spec
-        .as_ref()
-        .and_then(|spec| scheduler::why::why(planner, key, spec, world.setup.window_max));
+    let reasons = task.spec.as_ref().and_then(|spec| {
+        let names = scheduler::why::Names::new();
+        scheduler::why::why(planner, key, spec, world.setup.window_max, &names)
+    });
     let reasons = reasons.map(|why| why.reasons).unwrap_or_default();
     let reasons = reasons.into_iter().map(|r| format!("{}: {}", r.code, r.message));
     let reasons = reasons.collect::<Vec<_>>();

@@ -23,6 +23,26 @@ fn a_hundred_thousand_steps_break_nothing() {
 }
 
 #[test]
+fn many_steps_of_flow_control_exceed_no_limit() {
+    let (mut released, mut refused) = (0, 0);
+    for seed in 0..20 {
+        let outcome = simulator::flow::run(seed, 1_000);
+        let again = "cargo run -p simulator -- --flow --steps 1000 --seed";
+        assert_eq!(outcome.broken, None, "{again} {seed}");
+        released += outcome.released;
+        refused += outcome.refused;
+    }
+    assert!(released > 2_000 && refused > 200, "{released} released, {refused} refused");
+}
+
+#[test]
+fn fair_shares_are_within_five_percent() {
+    for seed in 0..4 {
+        assert_eq!(simulator::flow::shares::run(seed, 10_000), Ok(()), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_seed_is_the_same_run_again() {
     let history = || run(11, 1_500, &BTreeSet::new(), true).history;
     let first = history();

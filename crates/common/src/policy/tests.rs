@@ -1,7 +1,8 @@
 use super::*;
 
 fn limit(name: &str, version: u64, concurrency: u32) -> Document {
-    let body = pb::Limit { queue: "q".into(), concurrency: Some(concurrency) };
+    let body =
+        pb::Limit { queue: "q".into(), concurrency: Some(concurrency), ..pb::Limit::default() };
     Document {
         name: DocumentName::parse(name).unwrap(),
         version,
@@ -37,7 +38,7 @@ fn the_newest_version_holds_and_a_repeat_changes_nothing() {
 
 #[test]
 fn what_is_wrong_is_said_all_at_once() {
-    let body = pb::Limit { queue: "no queue".into(), concurrency: Some(0) };
+    let body = pb::Limit { queue: "no queue".into(), concurrency: Some(0), ..pb::Limit::default() };
     let document = pb::Document {
         name: "-".into(),
         body: Some(document::Body::Limit(body)),

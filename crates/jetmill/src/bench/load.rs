@@ -23,6 +23,8 @@ use super::worker::HANDLER;
 
 /// The queue that the worker serves.
 pub(super) const QUEUE: &str = "bench";
+/// Tasks of one key that may be out at once.
+const KEY_CONCURRENCY: u32 = 8;
 const CHUNK: usize = 1_000;
 const CHUNKS_IN_FLIGHT: usize = 4;
 const TASK_WITHIN: Duration = Duration::from_secs(30);
@@ -94,6 +96,29 @@ impl Load {
     /// Bytes of one submission on the wire.
     pub(super) fn payload_bytes(&self) -> usize {
         self.spec(1).map_or(0, |spec| spec.as_pb().encoded_len())
+    }
+
+    /// Sets a limit for each of so many keys of the queue, or takes it away. It is wide enough that the
+    /// slots bound the run, and not the limit.
+    pub(super) async fn limit(&self, keys: Option<usize>) -> anyhow::Result<()> {
+        let body = match keys {
+            Some(keys) => pb::document::Body::Limit(pb::Limit {
+                queue: QUEUE.into(),
+                key: format!("input.number % {keys}"),
+                concurrency: Some(KEY_CONCURRENCY),
+                ..pb::Limit::default()
+            }),
+            None => pb::document::Body::Removed(pb::DocumentKind::Limit.into()),
+        };
+        let document =
+            pb::Document { name: QUEUE.into(), body: Some(body), ..pb::Document::default() };
+        let request = pb::ApplyPoliciesRequest {
+            documents: vec![document],
+            actor: "bench".into(),
+            dry_run: false,
+        };
+        self.client.apply_policies(&request).await?;
+        Ok(())
     }
 
     /// Submits a task and waits for its outcome.

@@ -49,6 +49,8 @@ pub(super) enum Row {
     Steady,
     /// Many tasks, a thousand a call
     Bulk,
+    /// Bulk without a limit, and with one for each of a thousand keys
+    Limits,
     /// Many callers that submit one task at a time
     Callers,
     /// Graphs of twelve tasks: one, ten after it, one after these
@@ -93,11 +95,12 @@ pub(super) struct Asked {
 }
 
 /// Every row, in the order in which they are measured: what leaves the least behind comes first.
-const ALL: [Row; 8] = [
+const ALL: [Row; 9] = [
     Row::Idle,
     Row::Chain,
     Row::Steady,
     Row::Bulk,
+    Row::Limits,
     Row::Callers,
     Row::Diamonds,
     Row::Raw,
@@ -143,6 +146,7 @@ pub(super) fn plan(asked: &Asked) -> Vec<Scenario> {
 
 /// The names of figures that have a goal.
 pub(super) const BULK: &str = "bulk, end to end";
+pub(super) const LIMITS: &str = "bulk with a limit on 1,000 keys, of bulk without";
 pub(super) const CALLERS: &str = "one submit a call, end to end";
 pub(super) const IDLE_P50: &str = "idle, submit to stored outcome, p50";
 pub(super) const IDLE_P99: &str = "idle, submit to stored outcome, p99";
@@ -179,6 +183,7 @@ pub(super) fn goal(scenario: &Scenario, figure: &str) -> Option<Goal> {
         BULK => AtLeast(15_000.0),
         // What is left is for nats-server's default fsync.
         _ if scenario.sync_always => return None,
+        LIMITS => AtLeast(85.0),
         CALLERS if scenario.services == Services::Together => AtLeast(15_000.0),
         CALLERS => AtLeast(10_000.0),
         IDLE_P50 => AtMost(1.5),

@@ -23,6 +23,9 @@ use super::{
     worker::Hands,
 };
 
+/// Keys of the limit.
+const KEYS: usize = 1_000;
+
 /// How much of everything.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Sizes {
@@ -137,6 +140,7 @@ fn word(row: Row) -> &'static str {
         Row::Chain => "chain",
         Row::Steady => "steady",
         Row::Bulk => "bulk",
+        Row::Limits => "limits",
         Row::Callers => "callers",
         Row::Diamonds => "diamonds",
         Row::Raw => "raw",
@@ -190,6 +194,7 @@ impl<'a> Rig<'a> {
             }
             Row::Steady => self.steady(sheet).await,
             Row::Bulk => Box::pin(self.bulk(sheet)).await,
+            Row::Limits => Box::pin(self.limits(sheet)).await,
             Row::Callers => self.callers(sheet).await,
             Row::Diamonds => self.diamonds(sheet).await,
             Row::Raw => self.raw(sheet).await,
@@ -246,6 +251,23 @@ impl<'a> Rig<'a> {
         processors(s, &seen, run.tasks, sheet);
         let found = json!({ "run": run, "seen": seen, "idle_mb": self.idle });
         sheet.detail(s, "bulk", found);
+        Ok(())
+    }
+
+    /// The same load without a limit and with one: both here, one after the other.
+    async fn limits(&self, sheet: &mut Sheet) -> anyhow::Result<()> {
+        let tasks = self.sizes.tasks as usize;
+        let without = self.load.bulk(tasks).await?;
+        self.load.limit(Some(KEYS)).await?;
+        let with = self.load.bulk(tasks).await;
+        self.load.limit(None).await?;
+        let with = with?;
+        let s = self.scenario;
+        let (plain, limited) = (without.tasks_per_second, with.tasks_per_second);
+        sheet.add(s, ("bulk, no limit", "tasks/s"), plain, without.how());
+        sheet.add(s, ("bulk with a limit on 1,000 keys", "tasks/s"), limited, with.how());
+        sheet.add(s, (plan::LIMITS, "%"), 100.0 * limited / plain, "");
+        sheet.detail(s, "limits", json!({ "run": with, "without": without }));
         Ok(())
     }
 

@@ -45,10 +45,11 @@ impl Lead {
                     Found::Open(_, entry) => (entry.sequence, entry.index),
                     Found::Over(end) => (end.sequence, end.index),
                 });
-                let _ = reply.send(place);
+                let _ = reply.send(place.map(|place| (place, why::holders(&self.planner, key))));
             }
-            Command::Why { key, spec, reply } => {
-                let _ = reply.send(why::why(&self.planner, key, &spec, self.config.window_max));
+            Command::Why { key, about, reply } => {
+                let (window_max, (spec, names)) = (self.config.window_max, &*about);
+                let _ = reply.send(why::why(&self.planner, key, spec, window_max, names));
             }
             Command::Queues { reply } => {
                 let _ = reply.send(self.queues());

@@ -21,6 +21,10 @@ const FENCE_MOVES_AFTER: usize = 2_000;
 const REFUSED_PAUSE_MS: u64 = 50;
 /// Releases that are under way at once.
 const FLIGHTS_MAX: usize = 4;
+/// Pause after a submission could not be read.
+const TROUBLE_PAUSE_MS: u64 = 200;
+/// Tasks whose keys are read together.
+const KEYS_MAX: usize = 256;
 /// Decisions that are published together.
 const DECIDE_MAX: usize = 256;
 /// An attempt that is out for this long and was not heard of is looked for.
@@ -124,6 +128,30 @@ impl Lead {
         if let Err(error) = self.ctx.bus.client().publish(subject, body.into()).await {
             // The client's query is the fallback.
             tracing::debug!(%error, "failed to notify a waiting client");
+        }
+    }
+
+    /// Reads the keys of tasks that were there before their limits.
+    pub(super) async fn read_keys(&mut self) {
+        if self.now_ms() < self.keys_at {
+            return;
+        }
+        let unkeyed = self.planner.unkeyed(KEYS_MAX);
+        let mut rest = unkeyed.into_iter();
+        while let Some(ticket) = rest.next() {
+            let Some(entry) = self.planner.entry(ticket) else { continue };
+            match self.payloads.get(ticket, entry.sequence, entry.index).await {
+                Ok(payload) => self.planner.keyed(ticket, &payload.spec),
+                Err(error) => {
+                    // The log or the network is in trouble: the next tick tries again.
+                    tracing::warn!(error = format!("{error:#}"), "failed to read a limit's key");
+                    self.keys_at = self.now_ms() + TROUBLE_PAUSE_MS;
+                    for ticket in rest.by_ref().chain([ticket]) {
+                        self.planner.not_keyed(ticket);
+                    }
+                    return;
+                }
+            }
         }
     }
 

@@ -235,7 +235,8 @@ fn settle(world: &mut World, log: &mut Vec<Event>) {
             | Decision::Expired
             | Decision::TotalTimeout
             | Decision::DependencyMissing
-            | Decision::Resolve => Kind::Failed(Box::new(pb::Failed {
+            | Decision::Resolve
+            | Decision::Refused(_) => Kind::Failed(Box::new(pb::Failed {
                 cause: pb::Cause::Dependency.into(),
                 ..pb::Failed::default()
             })),

@@ -50,6 +50,7 @@ impl Planner {
             Event::Policy(event) => {
                 if let Policy::Document(document) = &event.policy {
                     self.policies.preload(self.floor, document);
+                    self.policy_changed(&document.id());
                 }
             }
         }
@@ -99,10 +100,12 @@ impl Planner {
             queue: self.queue_id(&queue),
             kind,
         };
-        let ticket = self.adopt(entry, &carried.worker);
+        let keys = carried.spec.as_ref().and_then(|spec| self.keys_of(entry.queue, spec));
+        let ticket = self.adopt(entry, (&carried.worker, keys.as_deref()));
         self.run_carried(key, carried);
         let carriage = Carriage { created: carried.place, anchor: carried.as_of + 1 };
         self.carried.insert(ticket.slot, carriage);
+        self.arrived(ticket, carried.created_at, false);
         let Some(spec) = &carried.spec else { return };
         if !carried.state.external {
             self.preload_waits(ticket, carried, spec);
@@ -144,13 +147,18 @@ impl Planner {
     }
 
     /// Puts a task back that was stored or carried; settle it when all are there.
-    pub(super) fn adopt(&mut self, entry: Entry, holder: &str) -> Ticket {
+    pub(super) fn adopt(
+        &mut self,
+        entry: Entry,
+        (holder, keys): (&str, Option<&[Box<str>]>),
+    ) -> Ticket {
         let external = entry.state.external;
         let running = entry.state.phase == Phase::Running && !external;
         let place = if external { Place::External } else { Place::Waiting };
         let ticket = self.entries.insert(&Entry { place, ..entry });
         if !external {
             self.queue_mut(entry.queue).waiting += 1;
+            self.enter_flow(ticket, keys);
         }
         if running {
             self.place(ticket, Place::Released(0));
@@ -174,6 +182,7 @@ impl Planner {
     pub fn preloaded(&mut self) {
         self.documents_known();
         self.learn_schedules();
+        self.restoring(true);
         let tickets = self.entries.iter().map(|(ticket, _)| ticket).collect::<Vec<_>>();
         for ticket in tickets {
             for edge in self.graph.waits(ticket.slot).to_vec() {
@@ -189,6 +198,7 @@ impl Planner {
                 self.verdict(ticket);
             }
         }
+        self.restoring(false);
     }
 
     /// Whether the carried state of the task contains this message.

@@ -43,15 +43,13 @@ impl Planner {
         self.was_deaf(now_ms);
         self.schedules.lead(self.clock);
         self.decisions.clear();
-        let timed = self.rare.iter().filter_map(|(slot, rare)| Some((*slot, rare.queue_timeout?)));
-        let mut timed = timed.collect::<Vec<_>>();
+        let mut timed = self.rare.keys().copied().collect::<Vec<_>>();
         timed.sort_unstable();
-        for (slot, timeout) in timed {
-            let Some(ticket) = self.ticket(slot) else { continue };
-            if let Some(rare) = self.rare.get_mut(&slot) {
-                rare.ready_since = Some(self.clock);
+        for ticket in timed.into_iter().filter_map(|slot| self.ticket(slot)).collect::<Vec<_>>() {
+            if let Some(rare) = self.rare.get_mut(&ticket.slot) {
+                rare.ready_since = None;
             }
-            self.alarm(self.clock.after(timeout), ticket, Alarm::Queue);
+            self.wait_for_queue(ticket);
         }
         for (ticket, entry) in self.entries.iter() {
             if let Some(decision) = entry.deciding {
@@ -114,6 +112,7 @@ impl Planner {
             self.timers.pop();
             self.ring(ticket, alarm);
         }
+        self.tick_flows();
         for name in self.workers.lapsed(now_ms) {
             self.worker_left(&name);
         }
@@ -127,6 +126,7 @@ impl Planner {
             queue.compact(|ticket, priority| self.is_ready(ticket, priority));
             *self.queue_mut(id) = queue;
         }
+        self.compact_flows();
         if self.timers.len() > 2 * self.entries.len() + STALE_TIMERS_MAX {
             let mut timers = std::mem::take(&mut self.timers);
             timers.retain(|Reverse((_, ticket, _))| self.entries.is_open(*ticket));
@@ -137,7 +137,7 @@ impl Planner {
     /// When the next delay or timeout ends, or the next tick of a schedule comes.
     pub fn next_alarm(&self) -> Option<Timestamp> {
         let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
-        timer.into_iter().chain(self.schedules.next_alarm()).min()
+        timer.into_iter().chain(self.schedules.next_alarm()).chain(self.next_wake()).min()
     }
 
     fn ring(&mut self, ticket: Ticket, alarm: Alarm) {
@@ -164,10 +164,14 @@ impl Planner {
                 self.alarm(self.clock.after(limits::HEARTBEAT_EVERY), ticket, alarm);
             }
             Alarm::Queue => {
-                let rare = self.rare.get(&ticket.slot).copied().unwrap_or_default();
-                let rings = rare.ready_since.zip(rare.queue_timeout).map(|(t, d)| t.after(d));
-                if entry.place == Place::Ready && rings.is_some_and(|at| at <= self.clock) {
+                let since = self.rare.get(&ticket.slot).and_then(|rare| rare.ready_since);
+                let rings = since.zip(self.queue_timeout(ticket)).map(|(t, d)| t.after(d));
+                let Some(rings) = rings.filter(|_| entry.place == Place::Ready) else { return };
+                if rings <= self.clock {
                     self.decide(ticket, Decision::Expired);
+                } else {
+                    // It became ready again, or a limit gave it more time.
+                    self.alarm(rings, ticket, alarm);
                 }
             }
             Alarm::Cancel => self.check_cancel(ticket),
@@ -214,17 +218,15 @@ impl Planner {
         let many = queue.queued > 2 * u64::from(free.max(1)) && !service.json;
         let most = if many { room.min(GROUP_TASKS_MAX) } else { 1 };
         while group.len() < most {
-            let Some((priority, ticket)) = self.queue_mut(id).pop() else { break };
-            if !self.is_ready(ticket, priority) {
-                continue;
-            }
+            let Some(candidate) = self.candidate(id) else { break };
+            let ticket = candidate.ticket();
             let p95 = if many { self.short(ticket) } else { None };
             let fits = p95.is_some_and(|p95| work + p95 <= GROUP_WORK);
             if !group.is_empty() && !fits {
-                self.queue_mut(id).push_front(priority, ticket);
+                self.pass_over(id, candidate);
                 break;
             }
-            self.place(ticket, Place::Released(now_ms));
+            self.take(id, candidate, now_ms);
             group.push(ticket);
             match p95 {
                 Some(p95) => work += p95,
@@ -255,10 +257,13 @@ impl Planner {
             return;
         }
         self.entries.update(ticket, |entry| entry.place = Place::Ready);
+        let is_lined_up = self.line_up_first(ticket, entry.queue, entry.priority);
         let queue = self.queue_mut(entry.queue);
         queue.waiting = queue.waiting.saturating_sub(1);
         queue.queued += 1;
-        queue.push_front(entry.priority, ticket);
+        if !is_lined_up {
+            queue.push_front(entry.priority, ticket);
+        }
     }
 
     /// The attempts that are released with these tickets. While a release is under way a task may move

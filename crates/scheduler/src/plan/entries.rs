@@ -176,6 +176,25 @@ impl Entries {
         self.open(ticket).is_some()
     }
 
+    /// Whether the task could start, at this priority.
+    pub(super) fn is_ready(&self, ticket: Ticket, priority: u8) -> bool {
+        self.open(ticket).is_some_and(|p| p.stands == Stands::Ready && p.priority == priority)
+    }
+
+    /// Whether an attempt of the task is out.
+    pub(super) fn is_out(&self, ticket: Ticket) -> bool {
+        self.open(ticket).is_some_and(|packed| packed.stands == Stands::Released)
+    }
+
+    /// Whether the task is open, not out, and nothing is being decided about it.
+    pub(super) fn waits(&self, ticket: Ticket) -> bool {
+        self.open(ticket).is_some_and(|packed| {
+            matches!(packed.stands, Stands::Waiting | Stands::Ready)
+                && packed.deciding.is_none()
+                && packed.flags & CANCEL_REQUESTED == 0
+        })
+    }
+
     /// The open task of a slot.
     pub(super) fn ticket(&self, slot: u32) -> Option<Ticket> {
         let packed = self.slots.get(slot as usize).filter(|packed| packed.is_open())?;

@@ -112,8 +112,12 @@ impl Planner {
 
     /// Begins to wait for what a task to be dispatched waits for.
     pub(super) fn begin(&mut self, ticket: Ticket, spec: &TaskSpec, at: u64, created: Timestamp) {
-        let Some(Entry { key, .. }) = self.entry(ticket) else { return };
+        let Some(Entry { key, queue, .. }) = self.entry(ticket) else { return };
         self.by_hand(ticket, spec);
+        if let Some(keys) = self.keys_of(queue, spec) {
+            self.enter_flow(ticket, Some(&keys));
+            self.arrived(ticket, created, true);
+        }
         let timeouts = spec.timeouts();
         if let Some(total) = timeouts.total {
             self.alarm(created.after(total), ticket, Alarm::Total);
@@ -197,12 +201,16 @@ impl Planner {
         now_ms: u64,
     ) -> Folded {
         self.set_state(ticket, state);
+        let was_out = matches!(before.place, Place::Released(_) | Place::External);
+        if state.ended > before.state.ended && !was_out {
+            self.charge(ticket, before.queue);
+        }
         match kind {
             Kind::Started(body) => {
                 let holder = Holder { worker: body.worker.as_str().into(), since_ms: now_ms };
                 self.holders.insert(ticket.slot, holder);
                 // A late leader learns here that the attempt is out.
-                if !matches!(before.place, Place::Released(_) | Place::External) {
+                if !was_out {
                     self.place(ticket, Place::Released(now_ms));
                 }
             }
@@ -310,13 +318,10 @@ impl Planner {
             return;
         }
         self.place(ticket, Place::Ready);
-        let clock = self.clock;
-        if let Some(rare) = self.rare.get_mut(&ticket.slot)
-            && let Some(timeout) = rare.queue_timeout
-        {
-            rare.ready_since = Some(clock);
-            self.alarm(clock.after(timeout), ticket, Alarm::Queue);
+        if let Some(rare) = self.rare.get_mut(&ticket.slot) {
+            rare.ready_since = None;
         }
+        self.wait_for_queue(ticket);
     }
 
     /// The task is over: tells those who wait for it, and keeps a tombstone.

@@ -1,4 +1,4 @@
-//! **Pure.** How long the attempts of each task type take, as the log tells it.
+//! **Pure.** What ended attempts teach: how long those of a task type take, and how fast a queue goes.
 
 use super::{Durations, Entry, Place, Planner};
 

@@ -15,6 +15,7 @@ use common::{
 use prost::Message as _;
 
 pub use self::stored::Stored;
+pub(super) use self::stored::StoredRate;
 use self::stored::{
     StoredAlarm, StoredCarriage, StoredCarriedOver, StoredDocument, StoredEdge, StoredEnd,
     StoredKey, StoredQueue, StoredTask,
@@ -22,12 +23,12 @@ use self::stored::{
 pub(super) use self::stored::{StoredClaim, StoredResolving, StoredTypes};
 pub(super) use self::stored::{StoredRun, StoredSchedule};
 use super::{Alarm, Decision, Entry, Place, Planner, Rare, Ticket, Tombstone, carry::Carriage};
-use crate::graph::Edge;
+use crate::{flow::Refusal, graph::Edge};
 
 /// Tasks that become bytes together.
 const PIECE: usize = 1_024;
 
-const DECISIONS: [Decision; 10] = [
+const DECISIONS: [Decision; 13] = [
     Decision::Lost,
     Decision::AfterLoss,
     Decision::DependencyFailed,
@@ -38,6 +39,9 @@ const DECISIONS: [Decision; 10] = [
     Decision::DependencyMissing,
     Decision::Cancel,
     Decision::Resolve,
+    Decision::Refused(Refusal::Superseded),
+    Decision::Refused(Refusal::Duplicate),
+    Decision::Refused(Refusal::TooMany),
 ];
 const ALARMS: [Alarm; 5] =
     [Alarm::Due, Alarm::Queue, Alarm::Total, Alarm::Dependency, Alarm::Cancel];
@@ -156,6 +160,7 @@ impl Planner {
                 .map(|(key, as_of)| StoredCarriedOver { key: stored_key(*key), as_of: *as_of })
                 .collect(),
             types: Some(self.store_types()),
+            rates: self.store_rates(),
             documents: self
                 .policies
                 .all()
@@ -211,6 +216,7 @@ impl Planner {
             queue_timeout_us: queue_timeout.as_micros() as u64,
             deciding: entry.deciding.map_or(0, |d| number(&DECISIONS, &d) + 1),
             alone: entry.alone,
+            keys: self.keys_in_flow(slot, entry),
             carried: self.carried.get(&slot).map(|carriage| StoredCarriage {
                 sequence: carriage.created.0,
                 index: carriage.created.1,
@@ -242,6 +248,7 @@ impl Planner {
         for StoredDocument { document, sequence, anchor } in stored.documents {
             planner.policies.restore(document.try_into().ok()?, sequence, anchor);
         }
+        planner.policies_restored();
         planner.restore_schedules(stored.schedules)?;
         for end in stored.over {
             planner.over.insert(key(end.key), restore_end(&end)?);
@@ -262,9 +269,12 @@ impl Planner {
                 planner.alarm(at, ticket, numbered(&ALARMS, alarm.alarm)?);
             }
         }
+        planner.restore_rates(&stored.rates);
+        planner.restoring(true);
         for ticket in tickets {
             planner.settle(ticket);
         }
+        planner.restoring(false);
         Some(planner)
     }
 
@@ -292,10 +302,13 @@ impl Planner {
             queue,
             kind: task.kind as u16,
         };
-        let ticket = self.adopt(entry, task.holder.as_deref().unwrap_or_default());
+        let keys = task.keys.iter().map(|key| key.as_str().into()).collect::<Vec<_>>();
+        let holder = task.holder.as_deref().unwrap_or_default();
+        let ticket = self.adopt(entry, (holder, Some(&keys)));
         if let Some(StoredCarriage { sequence, index, anchor }) = task.carried {
             self.carried.insert(ticket.slot, Carriage { created: (sequence, index), anchor });
         }
+        self.arrived(ticket, Timestamp::from_micros(self.since(ticket)), false);
         if task.queue_timeout_us > 0 {
             let queue_timeout = Some(Duration::from_micros(task.queue_timeout_us));
             self.rare.insert(ticket.slot, Rare { queue_timeout, ..Rare::default() });

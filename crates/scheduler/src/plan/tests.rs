@@ -1,3 +1,5 @@
+mod flow;
+
 use common::{
     event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
     id::{TaskId, TaskKey, Tenant},

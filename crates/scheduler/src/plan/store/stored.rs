@@ -40,6 +40,8 @@ pub struct Stored {
     pub(super) types: Option<StoredTypes>,
     #[prost(message, repeated, tag = "14")]
     pub(super) documents: Vec<StoredDocument>,
+    #[prost(message, repeated, tag = "22")]
+    pub(super) rates: Vec<StoredRate>,
     #[prost(message, repeated, tag = "15")]
     pub(super) schedules: Vec<StoredSchedule>,
 }
@@ -195,6 +197,28 @@ pub(super) struct StoredTask {
     pub(super) alone: bool,
     #[prost(message, optional, tag = "20")]
     pub(super) carried: Option<StoredCarriage>,
+    /// For the limits of its queue that have a key, in their order.
+    #[prost(string, repeated, tag = "21")]
+    pub(super) keys: Vec<String>,
+}
+
+/// How far the rate of one key is used up.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::plan) struct StoredRate {
+    #[prost(string, tag = "1")]
+    pub(in crate::plan) queue: String,
+    #[prost(string, tag = "2")]
+    pub(in crate::plan) limit: String,
+    #[prost(string, tag = "3")]
+    pub(in crate::plan) key: String,
+    /// When the next start is due, in microseconds.
+    #[prost(int64, tag = "4")]
+    pub(in crate::plan) next: i64,
+    /// When its burst of submissions began, in microseconds.
+    #[prost(int64, optional, tag = "5")]
+    pub(in crate::plan) first: Option<i64>,
+    #[prost(int64, optional, tag = "6")]
+    pub(in crate::plan) held_until: Option<i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]

@@ -310,3 +310,28 @@ fn a_place_that_did_not_get_into_the_log_is_its_tasks_all_the_same() {
     world.planner.put_back(ticket, Decision::Resolve);
     assert_eq!(world.decide(), ["resolved"]);
 }
+
+#[test]
+fn a_limit_counts_what_a_type_put_into_its_queue() {
+    let mut world = World::new();
+    world.apply(1, json!({}));
+    let limit = pb::Limit {
+        queue: "slow".into(),
+        key: "input.word".into(),
+        depth: Some(1),
+        ..pb::Limit::default()
+    };
+    let limit = common::policy::limit::Limit::parse(&limit).expect("a limit");
+    world.planner.set_limit("one", Some(limit), 1);
+    for (id, word) in [("a", "x"), ("b", "x"), ("c", "y")] {
+        world.submit(id, json!({"input": {"word": word}}));
+    }
+    assert_eq!(world.decide(), ["resolved", "resolved", "resolved"]);
+    world.planner.tick(world.now(), 0);
+    let (b, _) = world.open("b");
+    let refused = Decision::Refused(crate::flow::Refusal::TooMany);
+    assert_eq!(world.planner.take_decisions(10), [(b, refused)]);
+    assert_eq!((world.place("a"), world.place("c")), (Place::Ready, Place::Ready));
+    world.takes_over();
+    assert_eq!(world.open("b").1.deciding, Some(refused), "a snapshot keeps it");
+}

@@ -1,0 +1,155 @@
+//! **Pure.** What a limit has to say about a task when it arrives: that it comes too close after
+//! another, or that enough wait already.
+//!
+//! It is said by who leads, about what waits then: one that follows does not know what is out.
+
+use std::collections::VecDeque;
+
+use common::policy::limit::{Debounce, Limit, Singleton};
+
+use crate::plan::Ticket;
+
+/// Arrivals of tasks that have moved on that a key keeps before it looks for them.
+const STALE_MAX: usize = 64;
+
+/// Why an arrival is not to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// A newer submission of its key replaces it.
+    Superseded,
+    /// Another of its key waits already.
+    Duplicate,
+    /// Enough wait already.
+    TooMany,
+}
+
+/// A task that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The task.
+    pub ticket: Ticket,
+    /// When it came, in microseconds.
+    pub at: i64,
+    /// Its place among all submissions: the newest has the highest.
+    pub order: u64,
+    /// It came just now; otherwise it was judged by an earlier leader and comes back from what was
+    /// stored.
+    pub is_new: bool,
+}
+
+/// The newest tasks of one key.
+#[derive(Clone, Debug)]
+pub(super) struct Arrivals {
+    /// Not judged yet.
+    new: VecDeque<Arrival>,
+    /// The one that stands.
+    kept: Option<Arrival>,
+    /// When the first of the burst came, in microseconds.
+    first: i64,
+    held_until: i64,
+}
+
+impl Arrivals {
+    pub(super) fn new() -> Self {
+        Self { new: VecDeque::new(), kept: None, first: i64::MIN, held_until: i64::MIN }
+    }
+
+    /// Nothing of the key starts before.
+    pub(super) fn held_until(&self) -> i64 {
+        self.held_until
+    }
+
+    pub(super) fn push(&mut self, arrival: Arrival) {
+        self.new.push_back(arrival);
+    }
+
+    /// When the burst began and until when it is waited for, to be stored.
+    pub(super) fn burst(&self) -> (i64, i64) {
+        (self.first, self.held_until)
+    }
+
+    pub(super) fn restore(&mut self, (first, held_until): (i64, i64)) {
+        (self.first, self.held_until) = (first, held_until);
+    }
+
+    /// Forgets those that have moved on, when they have become many.
+    pub(super) fn prune(&mut self, waiting: u64, waits: impl Fn(Ticket) -> bool) {
+        if self.new.len() as u64 > 2 * waiting + STALE_MAX as u64 {
+            self.new.retain(|arrival| waits(arrival.ticket));
+        }
+    }
+
+    /// The one that stands, and what is not judged.
+    pub(super) fn list(&self) -> impl Iterator<Item = Arrival> {
+        let kept = self.kept.map(|kept| Arrival { is_new: false, ..kept });
+        kept.into_iter().chain(self.new.iter().copied())
+    }
+
+    /// Refuses the newest where more than may wait do; `waiting` tasks of the key wait in all.
+    pub(super) fn cap(
+        &mut self,
+        limit: &Limit,
+        mut waiting: u64,
+        waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
+        refused: &mut Vec<(Ticket, Refusal)>,
+    ) {
+        while limit.depth.is_some_and(|depth| waiting > depth)
+            && let Some(arrival) = self.new.pop_back_if(|arrival| arrival.is_new)
+        {
+            if waits(arrival.ticket, refused) {
+                refused.push((arrival.ticket, Refusal::TooMany));
+                waiting -= 1;
+            }
+        }
+    }
+
+    /// Judges what is new.
+    pub(super) fn judge(
+        &mut self,
+        limit: &Limit,
+        waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
+        refused: &mut Vec<(Ticket, Refusal)>,
+    ) {
+        while let Some(arrival) = self.new.pop_front() {
+            if !waits(arrival.ticket, refused) {
+                continue;
+            }
+            let stands =
+                |kept: &Arrival| kept.ticket != arrival.ticket && waits(kept.ticket, refused);
+            let kept = self.kept.filter(stands);
+            if let Some(debounce) = limit.debounce {
+                self.calm(arrival, kept, debounce, refused);
+            } else if limit.singleton == Some(Singleton::Waiting) && kept.is_some() {
+                refused.push((arrival.ticket, Refusal::Duplicate));
+            } else {
+                self.kept = Some(arrival);
+            }
+        }
+    }
+
+    /// Of those that wait the newest stands.
+    fn calm(
+        &mut self,
+        arrival: Arrival,
+        kept: Option<Arrival>,
+        debounce: Debounce,
+        refused: &mut Vec<(Ticket, Refusal)>,
+    ) {
+        let is_known = !arrival.is_new && self.first > i64::MIN;
+        match kept {
+            Some(kept) if kept.order > arrival.order => {
+                refused.push((arrival.ticket, Refusal::Superseded));
+                return;
+            }
+            Some(kept) => refused.push((kept.ticket, Refusal::Superseded)),
+            None if is_known => {}
+            None => self.first = arrival.at,
+        }
+        if !is_known {
+            let quiet = arrival.at.saturating_add(debounce.quiet.as_micros() as i64);
+            let longest = self.first.saturating_add(debounce.longest.as_micros() as i64);
+            self.held_until = quiet.min(longest);
+        }
+        self.kept = Some(arrival);
+    }
+}

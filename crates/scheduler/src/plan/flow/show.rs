@@ -1,0 +1,50 @@
+//! **Pure.** What the limits say about one task.
+
+use common::time::Timestamp;
+
+use super::{Entry, Place, Planner, Ticket};
+use crate::flow::Held;
+
+impl Planner {
+    /// The limits that hold a task, in their order.
+    pub fn holds(&self, ticket: Ticket, entry: &Entry) -> Vec<Held> {
+        let flow = self.control.flows.get(&entry.queue);
+        let lane = self.control.lanes.get(&ticket.slot);
+        flow.zip(lane).map_or_else(Vec::new, |(flow, lane)| flow.holds(*lane, self.clock.micros()))
+    }
+
+    /// Tasks that are out and for which a limit holds this one, at most `max`.
+    pub fn holders(&self, ticket: Ticket, entry: &Entry, limit: &str, max: usize) -> Vec<Ticket> {
+        let flow = self.control.flows.get(&entry.queue);
+        let Some((flow, lane)) = flow.zip(self.control.lanes.get(&ticket.slot)) else {
+            return Vec::new();
+        };
+        let out = self.entries.iter().filter(|(other, e)| {
+            e.queue == entry.queue
+                && matches!(e.place, Place::Released(_))
+                && self
+                    .control
+                    .lanes
+                    .get(&other.slot)
+                    .is_some_and(|o| flow.shares(limit, *lane, *o))
+        });
+        out.map(|(other, _)| other).take(max).collect()
+    }
+
+    pub(in crate::plan) fn ahead_in_lane(&self, ticket: Ticket, entry: &Entry) -> Option<u64> {
+        let lane = self.control.lanes.get(&ticket.slot)?;
+        Some(self.control.flows.get(&entry.queue)?.ahead(*lane, ticket))
+    }
+
+    /// When a task may start at the earliest, by the rates of its limits and its place among those of
+    /// its keys.
+    pub fn due_by_rate(&self, ticket: Ticket, entry: &Entry) -> Option<Timestamp> {
+        let flow = self.control.flows.get(&entry.queue)?;
+        let lane = *self.control.lanes.get(&ticket.slot)?;
+        let (rate, next) = flow.slowest(lane)?;
+        let ahead = i64::try_from(flow.ahead(lane, ticket)).ok()?;
+        let each = rate.per.as_micros() as i64 / i64::from(rate.count.max(1));
+        let ahead = ahead - i64::from(rate.burst) + 1;
+        Some(Timestamp::from_micros(next.max(self.clock.micros()) + ahead.max(0) * each))
+    }
+}

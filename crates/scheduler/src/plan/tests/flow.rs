@@ -1,0 +1,275 @@
+use std::time::Duration;
+
+use common::policy::limit::Limit;
+
+use super::*;
+use crate::{flow::Refusal, why};
+
+impl World {
+    fn limit(&mut self, name: &str, change: impl FnOnce(&mut pb::Limit)) {
+        let mut limit = pb::Limit { queue: "handlers".into(), ..pb::Limit::default() };
+        change(&mut limit);
+        let limit = Limit::parse(&limit).expect("a limit");
+        self.sequence += 1;
+        self.planner.set_limit(name, Some(limit), self.sequence);
+    }
+
+    fn of(&mut self, id: &str, customer: &str) {
+        let text = format!(r#"{{"customer": "{customer}"}}"#);
+        self.submit(id, |spec| spec.input = Some(pb::Json { text }));
+    }
+
+    fn spec(id: &str, customer: &str) -> TaskSpec {
+        let text = format!(r#"{{"customer": "{customer}"}}"#);
+        let input = Some(pb::Json { text });
+        TaskSpec::parse(pb::TaskSpec { task_id: id.into(), input, ..pb::TaskSpec::default() })
+            .expect("a task")
+    }
+
+    fn reasons(&self, id: &str, customer: &str) -> Vec<(String, String)> {
+        let key = key_of(id);
+        let names = why::holders(&self.planner, key);
+        let names = names.into_iter().map(|at| (at, format!("at-{}", at.0))).collect();
+        let why = why::why(&self.planner, key, &Self::spec(id, customer), 4_096, &names);
+        why.expect("it is known").reasons.into_iter().map(|r| (r.code, r.message)).collect()
+    }
+}
+
+const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+fn by_customer(limit: &mut pb::Limit) {
+    limit.key = "input.customer".into();
+    limit.concurrency = Some(1);
+}
+
+#[test]
+fn a_limit_of_the_queue_holds_and_says_who_is_out() {
+    let mut world = World::with_worker(8);
+    world.limit("two", |l| l.concurrency = Some(2));
+    for id in ["a", "b", "c"] {
+        world.submit(id, |_| {});
+    }
+    assert_eq!(world.released(&IDS), ["a", "b"]);
+    let reasons = world.reasons("c", "");
+    assert_eq!(reasons[0].0, "limit");
+    let expected = "limit two lets 2 run at once, and 2 are out: at-2, at-3";
+    assert_eq!(reasons[0].1, expected);
+    world.complete("a", 1);
+    assert_eq!(world.released(&IDS), ["c"]);
+}
+
+#[test]
+fn a_limit_by_key_holds_each_key_by_itself() {
+    let mut world = World::with_worker(8);
+    world.limit("each", by_customer);
+    for (id, customer) in [("a", "x"), ("b", "x"), ("c", "y"), ("d", "x")] {
+        world.of(id, customer);
+    }
+    world.submit("e", |_| {});
+    world.submit("f", |_| {});
+    assert_eq!(world.released(&IDS), ["a", "c", "e"], "what has no key counts as the empty one");
+    let reasons = world.reasons("b", "x");
+    assert!(reasons[0].1.contains("with key \"x\""), "{reasons:?}");
+    let unnamed = TaskSpec::parse(pb::TaskSpec { task_id: "f".into(), ..pb::TaskSpec::default() });
+    let names = why::Names::new();
+    let why = why::why(&world.planner, key_of("f"), &unnamed.unwrap(), 4_096, &names).unwrap();
+    assert!(why.reasons.iter().any(|r| r.code == "key"), "{why:?}");
+    world.complete("a", 1);
+    world.fail("c", 1);
+    assert_eq!(world.released(&IDS), ["b"]);
+}
+
+#[test]
+fn a_limit_holds_for_what_was_there_before_once_its_key_is_read() {
+    let mut world = World::with_worker(8);
+    for (id, customer) in [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")] {
+        world.of(id, customer);
+    }
+    world.planner.tick(world.now(), world.now_ms);
+    assert_eq!(world.planner.release(world.now_ms, 4_096, 1).len(), 1, "a is out");
+    world.limit("each", by_customer);
+    assert!(world.released(&IDS).is_empty(), "whose key is out is not known yet");
+    assert!(world.reasons("b", "x").iter().any(|(code, _)| code == "limit"));
+    let unkeyed = world.planner.unkeyed(10);
+    assert_eq!(unkeyed.len(), 4);
+    for (ticket, customer) in unkeyed.into_iter().zip(["x", "x", "y", "y"]) {
+        world.planner.keyed(ticket, &World::spec("any", customer));
+    }
+    assert!(world.planner.unkeyed(10).is_empty());
+    assert_eq!(world.released(&IDS), ["c"]);
+    world.complete("a", 1);
+    assert_eq!(world.released(&IDS), ["b"]);
+    world.planner.set_limit("each", None, 99);
+    assert_eq!(world.released(&IDS), ["d"], "without the limit");
+}
+
+#[test]
+fn another_number_keeps_what_is_known_and_another_key_does_not() {
+    let mut world = World::with_worker(8);
+    world.limit("each", by_customer);
+    for id in ["a", "b", "c"] {
+        world.of(id, "x");
+    }
+    assert_eq!(world.released(&IDS), ["a"]);
+    world.limit("each", |l| {
+        by_customer(l);
+        l.concurrency = Some(2);
+    });
+    assert_eq!(world.released(&IDS), ["b"]);
+    world.limit("all", |l| l.concurrency = Some(3));
+    assert!(world.planner.unkeyed(10).is_empty(), "keys are kept beside another limit");
+    world.limit("each", |l| {
+        l.key = "input.customer|upper".into();
+        l.concurrency = Some(3);
+    });
+    assert_eq!(world.planner.unkeyed(10).len(), 3);
+}
+
+#[test]
+fn a_rate_holds_until_a_time_and_rings_then() {
+    let mut world = World::with_worker(8);
+    world.limit("slow", |l| {
+        l.rate = Some(pb::LimitRate { count: 1, ..pb::LimitRate::default() });
+    });
+    for id in ["a", "b", "c"] {
+        world.submit(id, |_| {});
+    }
+    assert_eq!(world.released(&IDS), ["a"]);
+    let due = world.now().after(Duration::from_secs(1));
+    assert_eq!(world.planner.next_alarm(), Some(due));
+    let spec = World::spec("c", "");
+    let why = why::why(&world.planner, key_of("c"), &spec, 4_096, &why::Names::new()).unwrap();
+    assert_eq!((why.reasons[0].code.as_str(), why.reasons[0].until), ("rate", Some(due.into())));
+    let second = due.after(Duration::from_secs(1));
+    assert_eq!(why.estimated_start, Some(second.into()), "b goes before");
+    world.pass(1_000);
+    assert_eq!(world.released(&IDS), ["b"]);
+    world.pass(999);
+    assert!(world.released(&IDS).is_empty());
+    world.pass(1);
+    assert_eq!(world.released(&IDS), ["c"]);
+}
+
+#[test]
+fn a_release_that_did_not_happen_goes_first_again() {
+    let mut world = World::with_worker(8);
+    world.limit("one", |l| l.concurrency = Some(1));
+    for id in ["a", "b"] {
+        world.submit(id, |_| {});
+    }
+    world.planner.tick(world.now(), world.now_ms);
+    let ticket = world.planner.release(world.now_ms, 4_096, 10)[0].tickets[0];
+    world.planner.unrelease(ticket);
+    assert_eq!(world.released(&IDS), ["a"]);
+    assert_eq!(world.place("b"), Place::Ready);
+}
+
+#[test]
+fn what_waits_too_long_expires_by_the_limit() {
+    let mut world = World::with_worker(8);
+    world.submit("a", |spec| spec.queue = "handlers".into());
+    world.limit("stop", |l| l.paused_until = Some(Timestamp::from_micros(i64::MAX / 100).into()));
+    world.submit("b", |_| {});
+    world.pass(5_000);
+    world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(10).into()));
+    world.beat("w", 8, &[]);
+    world.pass(9_000);
+    assert_eq!(world.decisions(), []);
+    world.beat("w", 8, &[]);
+    world.pass(1_000);
+    assert_eq!(world.decisions(), [Decision::Expired, Decision::Expired]);
+    let (ticket, entry) = match world.planner.find(key_of("a")) {
+        Some(Found::Open(ticket, entry)) => (ticket, entry),
+        other => panic!("{other:?}"),
+    };
+    let spec = World::spec("a", "");
+    let event =
+        crate::verdict::event(&world.planner, (ticket, &entry), &spec, Decision::Expired, 0.5);
+    assert!(format!("{event:?}").contains("the ttl of limit ttl"), "{event:?}");
+}
+
+#[test]
+fn more_than_may_wait_are_refused_and_do_not_count() {
+    let mut world = World::with_worker(8);
+    world.limit("depth", |l| {
+        l.depth = Some(2);
+        l.concurrency = Some(1);
+    });
+    world.submit("a", |_| {});
+    assert_eq!(world.released(&IDS), ["a"]);
+    for id in ["b", "c", "d", "e"] {
+        world.submit(id, |_| {});
+    }
+    world.pass(1);
+    assert_eq!(world.decisions(), [Decision::Refused(Refusal::TooMany); 2]);
+    assert_eq!([world.place("b"), world.place("c")], [Place::Ready; 2]);
+    let reasons = world.reasons("d", "");
+    assert_eq!(reasons[0].0, "verdict");
+    for id in ["d", "e"] {
+        let cause = pb::Cause::Rejected.into();
+        world.say(id, Kind::Failed(Box::new(pb::Failed { cause, ..pb::Failed::default() })));
+        assert_eq!(world.end(id), Some(Phase::Failed(Cause::Rejected)));
+    }
+    world.complete("a", 1);
+    assert_eq!(world.released(&IDS), ["b"]);
+}
+
+#[test]
+fn a_singleton_runs_alone_and_one_waits() {
+    let mut world = World::with_worker(8);
+    world.limit("one", |l| {
+        l.key = "input.customer".into();
+        l.singleton = pb::LimitSingleton::Waiting.into();
+    });
+    world.of("a", "x");
+    assert_eq!(world.released(&IDS), ["a"]);
+    for id in ["b", "c"] {
+        world.of(id, "x");
+    }
+    world.of("d", "y");
+    assert_eq!(world.released(&IDS), ["d"]);
+    let refused = world.planner.take_decisions(9);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(world.name(refused[0].0, &IDS), "c");
+    let entry = world.planner.entry(refused[0].0).unwrap();
+    let spec = World::spec("c", "x");
+    let text = crate::verdict::refusal(&world.planner, &entry, &spec, Refusal::Duplicate);
+    assert_eq!(text, "another task with key \"x\" waits already, by limit one");
+}
+
+#[test]
+fn who_takes_over_counts_what_is_out_and_judges_anew() {
+    let mut world = World::following();
+    world.beat("w", 8, &[]);
+    world.limit("one", |l| {
+        l.key = "input.customer".into();
+        l.singleton = pb::LimitSingleton::Waiting.into();
+    });
+    world.of("a", "x");
+    world.of("b", "x");
+    world.planner.tick(world.now(), world.now_ms);
+    // The last leader released a; nobody has begun it.
+    world.planner.lead(world.now(), world.now_ms);
+    world.planner.only_these_are_out(&[(key_of("a"), 1)], world.now_ms);
+    assert!(world.released(&IDS).is_empty(), "a is out");
+    assert_eq!(world.decisions(), [], "b is the only one that waits");
+    world.complete("a", 1);
+    assert_eq!(world.released(&IDS), ["b"]);
+}
+
+#[test]
+fn a_follower_charges_rates_for_what_it_hears_of() {
+    let mut world = World::following();
+    world.beat("w", 8, &[]);
+    let minute = Duration::from_secs(60);
+    world.limit("slow", |l| {
+        let per = Some(minute.into());
+        l.rate = Some(pb::LimitRate { count: 1, per, ..pb::LimitRate::default() });
+    });
+    world.submit("a", |_| {});
+    world.submit("b", |_| {});
+    world.complete("a", 1);
+    world.planner.lead(world.now(), world.now_ms);
+    assert!(world.released(&IDS).is_empty());
+    assert_eq!(world.planner.next_alarm(), Some(world.now().after(minute)));
+}
