@@ -18,7 +18,7 @@ use crate::{
 /// What to set.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true)
-    .args(["command", "script", "handler", "nats_subject", "external", "file"]))]
+    .args(["command", "script", "handler", "nats_subject", "http", "lua", "external", "file"]))]
 #[command(group = clap::ArgGroup::new("when").args(["cron", "every", "at"]))]
 #[command(after_help = "Examples:
   jetmill schedule set nightly --cron '0 2 * * *' --time-zone Europe/Berlin -- ./backup
