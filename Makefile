@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-tools: ## Make nats-server and a C compiler available (quick when nothing is missing)
+tools: ## Make nats-server and compilers of C and C++ available (quick when nothing is missing)
 	@scripts/tools.sh
 
 test-tools: ## The same, and what the tests need: PostgreSQL, the Python NATS client

@@ -66,7 +66,8 @@ on_linux_wheel() { [ "$(uname -s)" = Linux ] && case "$(uname -m)" in x86_64 | a
 
 build_essentials() {
     local missing=()
-    has cc || missing+=(build-essential)
+    # The sandbox of Lua is C++, and jemalloc is built by make.
+    { has cc && has c++ && has make; } || missing+=(build-essential)
     has make || missing+=(make)
     has pkg-config || missing+=(pkg-config)
     [ "${#missing[@]}" -eq 0 ] && return
