@@ -67,13 +67,13 @@ on_linux_wheel() { [ "$(uname -s)" = Linux ] && case "$(uname -m)" in x86_64 | a
 build_essentials() {
     local missing=()
     # The sandbox of Lua is C++, and jemalloc is built by make.
-    { has cc && has c++ && has make; } || missing+=(build-essential)
+    { has cc && has c++; } || missing+=(build-essential)
     has make || missing+=(make)
     has pkg-config || missing+=(pkg-config)
     [ "${#missing[@]}" -eq 0 ] && return
     can_apt || fail "missing for the build: ${missing[*]}; on Debian or Ubuntu run" \
         "    sudo apt-get install -y ${missing[*]}" \
-        "elsewhere install a C compiler, make and pkg-config with the system's package manager"
+        "elsewhere install compilers of C and C++, make and pkg-config with the system's package manager"
     apt_install "${missing[@]}"
 }
 
