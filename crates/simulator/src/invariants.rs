@@ -54,10 +54,7 @@ pub const ALL: [(&str, &str); 18] = [
     ("nobody_is_cut_off", "Trimming never takes away what somebody has yet to read."),
     ("payloads_stay", "Trimming never takes away what an open task is to do."),
     ("policy_is_kept", "Trimming never takes away a limit, a schedule or a task type."),
-    (
-        "old_readers_stop",
-        "A service stops before an event that it is too old for, and takes no snapshot of another version.",
-    ),
+    ("old_readers_stop", "A service reads no event and no snapshot that it is too old for."),
 ];
 
 type Held = Result<(), Broken>;
@@ -184,7 +181,9 @@ pub fn restarts_change_nothing(truth: &Truth, warm: &Planner, cold: &Planner, ho
     }
     let pauses = |planner: &Planner| {
         let (queues, all) = planner.pauses();
-        let mut paused = queues.into_iter().filter(|(_, p)| *p).map(|(q, _)| q).collect::<Vec<_>>();
+        // Where all is held, so is every queue, whether one has heard of it or not.
+        let held = queues.into_iter().filter(|(_, held)| *held && all.is_none());
+        let mut paused = held.map(|(queue, _)| queue).collect::<Vec<_>>();
         paused.sort();
         (paused, all.map(str::to_owned))
     };
