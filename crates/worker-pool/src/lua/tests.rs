@@ -1,7 +1,7 @@
 //! The sandbox by itself, and scripts in real processes of their own. The process is this very test
 //! program, told to run one "test" that serves its standard input.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use jetmill_sdk::worker::decode;
 use serde_json::{Value, json};
@@ -189,19 +189,12 @@ async fn ended_after(told: Duration, source: &str, run: Duration) -> AttemptResu
     let cancelled = CancellationToken::new();
     let (attempt, lua) =
         attempt(&json!({ "source": source }), &format!("{run:?}"), cancelled.clone());
-    let work = bench.lua.run(&attempt, &lua);
-    let engine = async {
-        tokio::time::sleep(told).await;
-        cancelled.cancel();
-        std::future::pending::<()>().await;
-    };
-    let both = async {
-        tokio::select! {
-            result = work => result,
-            () = engine => AttemptResult::default(),
-        }
-    };
-    timeout(PATIENCE, both).await.expect("it ends")
+    let mut work = pin!(bench.lua.run(&attempt, &lua));
+    if let Ok(result) = timeout(told, &mut work).await {
+        return result;
+    }
+    cancelled.cancel();
+    timeout(PATIENCE, work).await.expect("it ends")
 }
 
 #[tokio::test]
