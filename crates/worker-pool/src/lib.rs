@@ -15,6 +15,7 @@ mod admin;
 pub mod attend;
 mod attendant;
 mod capture;
+mod carrier;
 mod environment;
 mod executors;
 mod http;
@@ -22,6 +23,7 @@ pub mod lua;
 mod metrics;
 mod nats;
 mod program;
+mod progress;
 mod redact;
 pub mod roles;
 mod shell;
@@ -65,6 +67,9 @@ pub struct Config {
     pub http: Access,
     /// How long running work may go on after the worker was told to leave.
     pub drain_timeout: Duration,
+    /// How long an attempt runs before the log hears what it has used so far, and then at least
+    /// between two times that it does.
+    pub snapshot_every: Duration,
     /// The program `jetmill`, started again as `jetmill attend` for each command.
     pub executable: PathBuf,
 }
@@ -82,6 +87,7 @@ impl Default for Config {
             limits: Bounds::default(),
             http: Access::default(),
             drain_timeout: Duration::from_secs(30),
+            snapshot_every: limits::SNAPSHOT_EVERY,
             executable: std::env::current_exe().unwrap_or_else(|_| "jetmill".into()),
         }
     }
@@ -98,6 +104,7 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
         queues: config.queues,
         handlers: Vec::new(),
         drain_timeout: config.drain_timeout,
+        snapshot_every: config.snapshot_every,
         observe: metrics::observer(ctx.health.clone()),
     };
     let roots = http::system_roots();
