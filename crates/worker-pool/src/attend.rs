@@ -219,9 +219,14 @@ fn see_through(
     report
 }
 
-/// Ends the command as the worker says; the end of the socket says `kill`.
+/// Ends the command as the worker says; the end of the socket says `kill`. What has left the
+/// command's group is asked by nobody, and is killed with the rest: it is still below this process.
 fn obey(mut lines: BufReader<UnixStream>, group: &Mutex<Group>) {
     let signal = |signal| group.lock().unwrap_or_else(PoisonError::into_inner).signal(signal);
+    let kill = || {
+        signal(Signal::SIGKILL);
+        watch::end(watch::descendants);
+    };
     let mut line = String::new();
     loop {
         line.clear();
@@ -229,12 +234,12 @@ fn obey(mut lines: BufReader<UnixStream>, group: &Mutex<Group>) {
             Ok(read) if read > 0 && line.trim() == "term" => signal(Signal::SIGTERM),
             Ok(read) if read > 0 && line.trim() != "kill" => {}
             Ok(read) => {
-                signal(Signal::SIGKILL);
+                kill();
                 if read == 0 {
                     return;
                 }
             }
-            Err(_) => return signal(Signal::SIGKILL),
+            Err(_) => return kill(),
         }
     }
 }

@@ -9,7 +9,7 @@ use futures::{
 };
 use jetmill_sdk::worker::{AttemptContext, OutputStream};
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tokio::{
@@ -137,8 +137,10 @@ async fn report(lines: &mut BufReader<OwnedReadHalf>, attempt: &AttemptContext) 
             Some(Said::Used(used)) => attempt.used(used.to_pb()),
             Some(Said::Report(report)) => return Some(*report),
             None => {
-                if let Some(pid) = started {
-                    let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+                if let Some(pid) = started.map(Pid::from_raw) {
+                    let _ = killpg(pid, Signal::SIGKILL);
+                    // It may have left its group.
+                    let _ = kill(pid, Signal::SIGKILL);
                 }
                 return None;
             }

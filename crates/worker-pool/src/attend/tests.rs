@@ -4,10 +4,15 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
     process::{Child, Command, Stdio},
     time::Duration,
 };
+
+use nix::unistd::{Pid, getpgid, getppid, setpgid};
 
 use super::{Order, Report, Said, Used};
 
@@ -180,6 +185,46 @@ fn a_closed_socket_ends_the_whole_group() {
     drop(socket);
     process.wait().expect("it ends");
     assert!(!lives(&pid));
+}
+
+/// Says that it is meant: a command that leaves its group for its attendant's.
+const LEAVES: &str = "JETMILL_TEST_LEAVES";
+
+#[test]
+fn leaves_its_group() {
+    if std::env::var_os(LEAVES).is_some() {
+        let other = getpgid(Some(getppid())).expect("the attendant's group");
+        setpgid(Pid::from_raw(0), other).expect("a group of the same session");
+        let script = "echo left; sleep 60; echo >survived";
+        panic!("{}", Command::new("/bin/sh").args(["-c", script]).exec());
+    }
+}
+
+#[test]
+fn a_command_that_leaves_its_group_ends_like_any_other() {
+    let folder = tempfile::tempdir().expect("folder");
+    let exe = std::env::current_exe().expect("this program");
+    let mut leaver = order("");
+    leaver.argv = [&exe.to_string_lossy(), "--exact", "attend::tests::leaves_its_group"]
+        .map(str::to_owned)
+        .to_vec();
+    leaver.argv.push("--nocapture".into());
+    leaver.cwd = folder.path().to_string_lossy().into_owned();
+    leaver.env.insert(LEAVES.into(), "1".into());
+    let left = || {
+        let mut attendant = start(&leaver);
+        let pid = attendant.started().to_string();
+        attendant.read_until("left");
+        (attendant, pid)
+    };
+    let (mut attendant, _) = left();
+    attendant.say("kill");
+    assert_eq!(attendant.report().signal, Some(9));
+
+    let (Attendant { mut process, socket }, pid) = left();
+    drop(socket);
+    process.wait().expect("it ends");
+    assert!(!lives(&pid) && !folder.path().join("survived").exists(), "it went on");
 }
 
 #[test]
