@@ -160,19 +160,18 @@ fn command(order: &Order, name: &str, file: &Path) -> Command {
     let arguments = order.argv.iter().skip(1);
     let mut command = if order.limits == Limits::default() {
         let mut command = Command::new(file);
-        command.arg0(name);
+        command.arg0(name).env_clear().envs(&order.env);
         command
     } else {
         let limits = serde_json::to_string(&order.limits).unwrap_or_default();
         let mut command = Command::new(&order.executable);
         command.args(["become", &limits]).arg(file).arg(name);
+        command.env_clear().envs(order.env.iter().map(|(name, value)| (limits::held(name), value)));
         command
     };
     command
         .args(arguments)
         .current_dir(&order.cwd)
-        .env_clear()
-        .envs(&order.env)
         .stdin(if order.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .process_group(0);
     command

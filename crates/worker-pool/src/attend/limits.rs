@@ -20,6 +20,8 @@ use super::Fault;
 
 /// The exit code of shells for a program that cannot be executed.
 const CANNOT_EXECUTE: u8 = 126;
+/// What stands before the name of each variable of the command until its limits are set.
+const HELD: &str = "JETMILL_HELD_";
 const MIB: rlim_t = 1024 * 1024;
 
 /// What a command and everything that it starts may use; `None` is no limit of ours.
@@ -145,6 +147,12 @@ fn lower(resource: Resource, soft: rlim_t, hard: rlim_t) -> nix::Result<()> {
     setrlimit(resource, soft.min(most), hard.min(most))
 }
 
+/// The name of a variable that `jetmill become` hands on and does not obey: under its own name it could
+/// run a program of the task's (`LD_PRELOAD`) before there are limits.
+pub(super) fn held(name: &str) -> String {
+    format!("{HELD}{name}")
+}
+
 /// The whole process `jetmill become <limits> <file> <name> <argument>…`: it becomes the command.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -165,8 +173,10 @@ pub(crate) fn become_command(mut arguments: impl Iterator<Item = String>) -> io:
         Ok(limits) => limits,
         Err(error) => return error.into(),
     };
+    let env = env::vars_os()
+        .filter_map(|(name, value)| Some((name.to_str()?.strip_prefix(HELD)?.to_owned(), value)));
     match limits.apply() {
-        Ok(()) => Command::new(file).arg0(name).args(arguments).exec(),
+        Ok(()) => Command::new(file).arg0(name).args(arguments).env_clear().envs(env).exec(),
         Err(error) => io::Error::other(format!("its limits cannot be set: {error}")),
     }
 }

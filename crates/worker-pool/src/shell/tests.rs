@@ -184,6 +184,21 @@ async fn a_command_within_its_limits_is_none_the_wiser() {
 }
 
 #[tokio::test]
+async fn the_environment_of_a_task_is_for_its_command_alone() {
+    // The loader complains for each program that obeys this; on the way to the command none may.
+    let env = json!({ "LD_PRELOAD": "/no/such/library.so", "GIVEN": "yes" });
+    let shell = json!({ "argv": ["env"], "env": env, "limits": { "open_files": 64 } });
+    let result = run(&bench(), shell).await;
+    assert_eq!(result.error, None);
+    let out = stdout(&result);
+    assert!(out.contains("\nLD_PRELOAD=/no/such") && out.contains("\nGIVEN=yes\n"), "{out}");
+    assert!(!out.contains("HELD"), "{out}");
+    let value = result.result.expect("a result").to_value();
+    let complaints = value["stderr"].as_str().expect("text").matches("LD_PRELOAD").count();
+    assert!(complaints <= 1, "{value}");
+}
+
+#[tokio::test]
 async fn each_limit_ends_a_command_that_wants_more() {
     let hog = "x=x; while :; do x=$x$x; done";
     let (code, message) = ends(hog, json!({ "memory_mb": 48 })).await;
