@@ -18,6 +18,9 @@ const OK: [&str; 1] = ["2xx"];
 /// What may be better at another try.
 const RETRY: [&str; 4] = ["408", "425", "429", "5xx"];
 
+/// Largest body that is read as JSON, in bytes: half of what fits may be white space.
+const JSON_BYTES_MAX: usize = 2 * limits::RESULT_BYTES_MAX;
+
 /// An answer, as far as it was read.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -70,11 +73,13 @@ pub(super) fn result(answer: &Answer, redactor: &Redactor) -> pb::Json {
     let bytes = redactor.bytes(&answer.body);
     let made = |encoding: &str, body: Value, notice: Option<String>| {
         let mut value = json!({
-            "status": answer.status.as_u16(), "headers": headers, "body": body,
+            "status": answer.status.as_u16(), "headers": headers,
             "encoding": encoding, "truncated": notice.is_some(),
         });
-        if let (Some(notice), Value::Object(fields)) = (notice, &mut value) {
-            fields.insert("notice".into(), notice.into());
+        if let Value::Object(fields) = &mut value {
+            // Not within `json!`, which would copy it.
+            fields.insert("body".into(), body);
+            fields.extend(notice.map(|notice| ("notice".to_owned(), notice.into())));
         }
         pb::Json::from_value(&value)
     };
@@ -116,8 +121,12 @@ pub(super) fn result(answer: &Answer, redactor: &Redactor) -> pb::Json {
     }
 }
 
-/// The whole body as JSON, when it says that it is JSON or says nothing.
+/// The whole body as JSON, when it says that it is JSON or says nothing. What no result can carry is
+/// not read: as values a body takes many times its bytes.
 fn as_json(answer: &Answer, bytes: &[u8], redactor: &Redactor) -> Option<Value> {
+    if bytes.len() > JSON_BYTES_MAX {
+        return None;
+    }
     let said = answer.headers.get(CONTENT_TYPE).map(|v| String::from_utf8_lossy(v.as_bytes()));
     let is_json = said.is_none_or(|said| said.to_ascii_lowercase().contains("json"));
     let mut value = (is_json && !answer.cut).then(|| serde_json::from_slice(bytes).ok())??;

@@ -107,6 +107,10 @@ fn a_result_fits_an_event_and_says_what_is_missing() {
     assert!(shown["body"].as_str().expect("text").chars().all(|c| c == 'ä'));
     let large = format!("[{}1]", "1,".repeat(200_000));
     assert_eq!(value(&answer(200, &[], large.as_bytes()), &[])["encoding"], "text");
+    let padded = |count| format!("[{}1]", " ".repeat(count));
+    let encoding = |body: &str| value(&answer(200, &[], body.as_bytes()), &[])["encoding"].clone();
+    assert_eq!(encoding(&padded(limits::RESULT_BYTES_MAX)), "json");
+    assert_eq!(encoding(&padded(2 * limits::RESULT_BYTES_MAX)), "text", "too large to be read");
     let mut cut = answer(200, &[], b"{\"a\": 1}");
     cut.cut = true;
     let shown = value(&cut, &[]);
