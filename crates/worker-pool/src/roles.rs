@@ -17,8 +17,6 @@ use jetmill_sdk::worker::AttemptError;
 
 use crate::{http::access::Host, program};
 
-/// Variables that make a program run another one, besides `LD_*`.
-const VARIABLES: [&str; 4] = ["PATH", "ENV", "BASH_ENV", "IFS"];
 /// The role of tasks that name none, where it is configured.
 pub const DEFAULT: &str = "default";
 
@@ -31,6 +29,9 @@ pub struct Role {
     pub executors: Vec<String>,
     /// Programs, by name or path, and the arguments that must follow: `cargo test`.
     pub commands: Vec<String>,
+    /// Variables that a task may set for one of `commands`; where there are commands and no
+    /// variables, none: too many of them make a program run another one, each its own.
+    pub env: Vec<String>,
     /// Folders in which, and in whose folders, commands may start.
     pub paths: Vec<PathBuf>,
     /// Hosts that may be asked.
@@ -117,11 +118,9 @@ impl Role {
             return Ok(None);
         }
         let Command { argv, cwd, env } = command;
-        let variable =
-            env.iter().find(|name| VARIABLES.contains(&name.as_str()) || name.starts_with("LD_"));
-        if let Some(variable) = variable {
-            let what = format!("the variable {variable}, which changes what a command runs");
-            return Err(self.refuse("forbidden_command", &what, self.commands.iter()));
+        if let Some(variable) = env.iter().find(|name| !self.env.contains(name)) {
+            let what = format!("the variable {variable}, which may change what a command runs");
+            return Err(self.refuse("forbidden_command", &what, self.env.iter()));
         }
         let what = format!("the command {:?}", argv.join(" "));
         let refused = || self.refuse("forbidden_command", &what, self.commands.iter());

@@ -37,6 +37,7 @@ fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
             role.executors = items().map(str::to_owned).collect();
         }
         "commands" => role.commands = items().map(str::to_owned).collect(),
+        "env" => role.env = items().map(str::to_owned).collect(),
         "paths" => {
             if let Some(relative) = items().find(|path| !path.starts_with('/')) {
                 return Err(format!("must be whole paths, and has {relative:?}"));
@@ -49,7 +50,7 @@ fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
             role.max_timeout = Some(most.ok_or("must be a duration such as 30s or 5m")?);
         }
         _ => {
-            return Err("must be executors, commands, paths, hosts or max_timeout".into());
+            return Err("must be executors, commands, env, paths, hosts or max_timeout".into());
         }
     }
     Ok(())
@@ -75,6 +76,7 @@ mod tests {
             [roles.coder]
             executors = ["shell", "lua"]
             commands = ["git", "cargo test"]
+            env = ["LEVEL"]
             paths = ["/code", "/tmp"]
             max_timeout = "5m"
             [roles.researcher]
@@ -88,6 +90,7 @@ mod tests {
         );
         let coder = roles.first().expect("one");
         assert_eq!(coder.commands, ["git", "cargo test"]);
+        assert_eq!(coder.env, ["LEVEL"]);
         assert_eq!(coder.max_timeout, Some(Duration::from_secs(300)));
         assert_eq!(coder.hosts, []);
     }

@@ -63,7 +63,7 @@ fn a_command_is_the_file_that_the_role_names() {
     link("innocent", "/bin/sh");
     std::fs::copy("/bin/true", folder.path().join("false")).expect("a copy");
     let commands = vec!["true".into(), "/bin/false".into(), "echo hello".into(), "gone".into()];
-    let role = Role { commands, ..coder() };
+    let role = Role { commands, env: vec!["GIVEN".into()], ..coder() };
     let check = |argv: &[&str], env: &[&str]| {
         let argv = argv.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let env = env.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
@@ -90,7 +90,7 @@ fn a_command_is_the_file_that_the_role_names() {
         assert_eq!(code(check(bad, &[])), "forbidden_command", "{bad:?}");
     }
     assert_eq!(check(&["gone"], &[]).expect_err("refused").code, "command_not_found");
-    for variable in ["LD_PRELOAD", "PATH", "BASH_ENV"] {
+    for variable in ["LD_PRELOAD", "PATH", "BASH_ENV", "PYTHONPATH", "NODE_OPTIONS", "GIVEN2"] {
         assert_eq!(code(check(&["true"], &[variable])), "forbidden_command", "{variable}");
     }
 }
