@@ -14,6 +14,7 @@
 mod accounting;
 pub mod limits;
 mod reap;
+mod tree;
 mod watch;
 
 use std::{
@@ -203,8 +204,8 @@ fn see_through(
             report.error = Some(Fault { code: "cannot_wait".into(), message });
         }
     }
-    let (reached, memory) = watch.finish();
-    report.used = accounting::all(before, memory);
+    let seen = watch.finish();
+    report.used = accounting::all(before, seen.memory, seen.lost_seconds);
     let enforced = match report.signal {
         Some(signal) if signal == Signal::SIGXCPU as i32 => {
             order.limits.cpu_seconds.map(|most| ("cpu_seconds", most))
@@ -214,7 +215,7 @@ fn see_through(
         }
         _ => None,
     };
-    report.exceeded = reached.or(enforced).map(|(name, most)| limits::reached(name, most));
+    report.exceeded = seen.reached.or(enforced).map(|(name, most)| limits::reached(name, most));
     report
 }
 
@@ -224,7 +225,7 @@ fn obey(mut lines: BufReader<UnixStream>, group: &Mutex<Group>) {
     let signal = |signal| group.lock().unwrap_or_else(PoisonError::into_inner).signal(signal);
     let kill = || {
         signal(Signal::SIGKILL);
-        watch::end(watch::descendants);
+        watch::end(tree::descendants);
     };
     let mut line = String::new();
     loop {

@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::watch;
+use super::{tree, watch};
 
 /// The command's process group, while its number is certainly still the command's.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ fn clear() {
         match retry(|| waitpid(None, Some(WaitPidFlag::WNOHANG))) {
             Err(_) => return,
             Ok(WaitStatus::StillAlive) => {
-                watch::end(watch::descendants);
+                watch::end(tree::descendants);
                 if retry(|| waitpid(None, None)).is_err() {
                     return;
                 }

@@ -220,6 +220,20 @@ async fn each_limit_ends_a_command_that_wants_more() {
 }
 
 #[tokio::test]
+async fn a_child_that_nobody_waits_for_counts_all_the_same() {
+    let perl = |script: &str, limits: Value| {
+        let shell = json!({ "argv": ["perl", "-e", script], "limits": limits });
+        async move { run(&bench(), shell).await.error.expect("a limit").code }
+    };
+    // Bounded in themselves, should a limit fail.
+    let zombies = "for (1..60) { fork or exit } sleep 60";
+    assert_eq!(perl(zombies, json!({ "processes": 20 })).await, "process_limit");
+    let forgotten = "$SIG{CHLD} = 'IGNORE'; for (1..20) { \
+        fork or do { $x++ until (times)[0] > 0.2; exit }; wait }";
+    assert_eq!(perl(forgotten, json!({ "cpu_seconds": 1 })).await, "cpu_limit");
+}
+
+#[tokio::test]
 async fn a_bomb_that_leaves_its_session_ends_with_its_command() {
     // Bounded in itself, should the limit fail: each level starts two, six levels deep.
     let bomb = "bomb() { [ $1 -eq 0 ] && exec sleep 60; for i in 1 2; do \
