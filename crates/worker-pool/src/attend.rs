@@ -4,7 +4,7 @@
 //! system accounts CPU, memory and disk by parent and child: a parent of one command only knows what
 //! exactly that command and its children used. And whatever the command leaves behind comes back to
 //! it, as their subreaper, so that nothing outlives the attempt, not even when the worker is killed:
-//! the end of the socket is the order to kill.
+//! the end of the socket is the order to kill. The attempt's own folder is removed here too.
 //!
 //! Its standard input is one end of a socket pair. It reads one line, the `Order`, and later the
 //! words `term` and `kill`; it writes what it has to say (`Said`), a line each: that the command runs,
@@ -12,6 +12,7 @@
 //! tokio: it is there for every single command and must start fast.
 
 mod accounting;
+mod folder;
 pub mod limits;
 mod reap;
 mod tree;
@@ -19,6 +20,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::{
         fd::AsFd as _,
@@ -31,7 +33,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::Signal,
+    unistd::{dup2_stderr, dup2_stdout},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::program::{self, Missing};
@@ -59,6 +64,8 @@ pub(crate) struct Order {
     pub(crate) executable: String,
     /// How often it is to be said what was used so far; zero for never.
     pub(crate) measure_every: Duration,
+    /// A folder of this attempt alone, which goes with it.
+    pub(crate) folder: Option<String>,
 }
 
 /// What the attendant has to say.
@@ -108,6 +115,7 @@ fn attend() -> io::Result<()> {
     lines.by_ref().take(ORDER_BYTES_MAX).read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line)?;
     let socket = Arc::new(Mutex::new(socket));
+    let own = order.folder.clone();
     let report = match start(&order) {
         Ok(child) => {
             say(&socket, &Said::Started(child.id().cast_signed()))?;
@@ -115,7 +123,9 @@ fn attend() -> io::Result<()> {
         }
         Err(fault) => Report { error: Some(fault), ..Report::default() },
     };
-    say(&socket, &Said::Report(Box::new(report)))
+    let said = say(&socket, &Said::Report(Box::new(report)));
+    // Nobody waits for this, and a worker that is gone has not done it.
+    own.map_or(Ok(()), |own| folder::remove(Path::new(&own))).and(said)
 }
 
 fn say(socket: &Mutex<UnixStream>, what: &Said) -> io::Result<()> {
@@ -151,9 +161,19 @@ fn start(order: &Order) -> Result<Child, Fault> {
     })?;
     reap::adopt_orphans()
         .map_err(|e| fault("cannot_start", format!("cannot become subreaper: {e}")))?;
-    command(order, name, &file).spawn().map_err(|e| {
+    let child = command(order, name, &file).spawn().map_err(|e| {
         fault("cannot_start", format!("the program {name:?} could not be started: {e}"))
-    })
+    })?;
+    let_go_of_output()
+        .map_err(|e| fault("cannot_start", format!("cannot let go of its output: {e}")))?;
+    Ok(child)
+}
+
+/// The output is the command's alone: it ends with the last of its processes.
+fn let_go_of_output() -> io::Result<()> {
+    let nowhere = File::options().write(true).open("/dev/null")?;
+    dup2_stdout(&nowhere)?;
+    Ok(dup2_stderr(&nowhere)?)
 }
 
 /// The command itself, or the step that sets its limits and then becomes it.

@@ -32,7 +32,8 @@ use crate::{
 /// How long the pipes may stay open after everything that was started has ended: somebody else may
 /// have been handed one.
 const PIPES_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How long the attendant may take to be gone after its report.
+/// How long the attendant may take to be gone after its report. A large folder takes it longer: it
+/// goes on alone.
 const GONE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Longest report, in bytes.
 const REPORT_BYTES_MAX: u64 = 64 * 1024;
@@ -42,6 +43,8 @@ pub(crate) struct Attendant {
     process: Child,
     lines: BufReader<OwnedReadHalf>,
     orders: OwnedWriteHalf,
+    /// The attempt's own folder, which the attendant removes.
+    folder: Option<String>,
 }
 
 /// What becomes of the command's output.
@@ -79,7 +82,7 @@ impl Attendant {
         let mut line = serde_json::to_vec(order)?;
         line.push(b'\n');
         orders.write_all(&line).await?;
-        Ok(Self { process, lines: BufReader::new(lines), orders })
+        Ok(Self { process, lines: BufReader::new(lines), orders, folder: order.folder.clone() })
     }
 
     /// Carries the output on and waits for the end, which it brings about when the attempt must end.
@@ -114,8 +117,12 @@ impl Attendant {
             tracing::warn!("a pipe of a command outlived the command");
         }
         drop(pipes);
-        if timeout(GONE_WAIT_MAX, self.process.wait()).await.is_err() {
-            tracing::warn!("the attendant of a command is slow to end");
+        match (timeout(GONE_WAIT_MAX, self.process.wait()).await, self.folder) {
+            (Err(_), folder) => tracing::warn!(folder, "the attendant of a command is slow to end"),
+            (Ok(Ok(status)), Some(folder)) if !status.success() => {
+                tracing::warn!(folder, "the folder of an attempt may not be removed: remove it");
+            }
+            (Ok(_), _) => {}
         }
         Ended { report, out: out.finish(), err: err.finish() }
     }

@@ -44,8 +44,8 @@ pub struct Bounds {
 struct Plan {
     order: Order,
     redactor: Redactor,
-    /// A fresh working directory, removed with the attempt.
-    _folder: Option<tempfile::TempDir>,
+    /// A fresh working directory, which the attendant removes; empty until there is one.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Shell {
@@ -62,12 +62,16 @@ impl Shell {
         role: Option<&Role>,
         traceparent: &str,
     ) -> AttemptResult {
-        let plan = match self.plan(attempt, shell, role, traceparent) {
+        let mut plan = match self.plan(attempt, shell, role, traceparent) {
             Ok(plan) => plan,
             Err(error) => return AttemptResult::failure(error),
         };
         let mut ended = match Attendant::start(&self.executable, &plan.order).await {
-            Ok(attendant) => attendant.attend(attempt, &plan.redactor, &STREAMS).await,
+            Ok(attendant) => {
+                // It is the attendant's from here on.
+                plan.folder.take().map(tempfile::TempDir::keep);
+                attendant.attend(attempt, &plan.redactor, &STREAMS).await
+            }
             Err(error) => {
                 let message = format!("the command's attendant could not be started: {error}");
                 return AttemptResult::failure(AttemptError::retryable("cannot_start", message));
@@ -134,8 +138,9 @@ impl Shell {
             limits: self.limits(shell.limits.as_ref())?,
             executable: self.executable.to_string_lossy().into_owned(),
             measure_every: attempt.measure_every(),
+            folder: folder.as_ref().map(|own| own.path().to_string_lossy().into_owned()),
         };
-        Ok(Plan { order, redactor, _folder: folder })
+        Ok(Plan { order, redactor, folder })
     }
 
     fn limits(&self, asked: Option<&pb::Limits>) -> Result<Limits, AttemptError> {

@@ -228,6 +228,28 @@ fn a_command_that_leaves_its_group_ends_like_any_other() {
 }
 
 #[test]
+fn the_folder_of_an_attempt_goes_with_it_whoever_is_there_to_see_it() {
+    let outer = tempfile::tempdir().expect("folder");
+    let own = outer.path().join("own");
+    let script = "mkdir -p a/b shut/in; touch a/b/c shut/in/d; chmod 0 shut; echo made";
+    let made = |script: &str| {
+        std::fs::create_dir(&own).expect("a folder");
+        let own = own.to_string_lossy().into_owned();
+        Order { cwd: own.clone(), folder: Some(own), ..order(script) }
+    };
+    assert_eq!(run(&made(script)).exit, Some(0));
+    assert!(!own.exists());
+
+    let mut attendant = start(&made(&format!("{script}; sleep 600")));
+    attendant.started();
+    attendant.read_until("made");
+    let Attendant { mut process, socket } = attendant;
+    drop(socket);
+    process.wait().expect("it ends");
+    assert!(!own.exists(), "the worker is gone, and the folder is not");
+}
+
+#[test]
 fn a_command_that_ignores_term_is_killed() {
     let mut attendant =
         start(&order("trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done"));
