@@ -185,8 +185,9 @@ fn judge(report: &Report, ok_codes: &[i32], limits: Limits) -> Option<AttemptErr
     if let Some(fault) = &report.exceeded {
         return Some(AttemptError::retryable(fault.code.clone(), fault.message.clone()));
     }
-    // A program that was refused something ends as it likes: the limits may be why.
-    let limits = match limits.text() {
+    // A program that was refused something ends as it likes: the limits may be why. A process more is
+    // not refused, it is the end.
+    let limits = match (Limits { processes: None, ..limits }).text() {
         text if text.is_empty() => text,
         text => format!("; its limits: {text}"),
     };

@@ -12,7 +12,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use common::pb;
+use common::{limits, pb};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -80,10 +80,13 @@ impl Limits {
     }
 
     /// The limits of a command: what its task asks for, else the defaults, and never more than `most`.
+    /// Processes always have one: they are what a whole machine runs out of first.
     pub(crate) fn of_task(self, most: Self, asked: Option<&pb::Limits>) -> Result<Self, String> {
         let asked = asked.map(Self::from).unwrap_or_default();
-        let mut limits = Self::default();
-        let all = asked.fields().into_iter().zip(self.fields()).zip(most.fields());
+        let mut given = Self::default();
+        let processes = self.processes.unwrap_or(limits::COMMAND_PROCESSES);
+        let defaults = Self { processes: Some(processes), ..self };
+        let all = asked.fields().into_iter().zip(defaults.fields()).zip(most.fields());
         for (((name, asked), (_, default)), (_, most)) in all {
             if let (Some(asked), Some(most)) = (asked, most)
                 && asked > most
@@ -92,10 +95,10 @@ impl Limits {
             }
             let value = asked.or(default).map_or(most, |n| Some(n.min(most.unwrap_or(n))));
             if let Some(value) = value {
-                limits.set(name, value);
+                given.set(name, value);
             }
         }
-        Ok(limits)
+        Ok(given)
     }
 
     /// As people write them; empty when there are none.
@@ -229,5 +232,9 @@ mod tests {
         let refused = of("processes=6").expect_err("more than there is");
         assert!(refused.contains("limits.processes is 6") && refused.contains("allows 5"));
         assert_eq!(default.of_task(Limits::default(), None), Ok(default));
+        let unsaid = Limits::default().of_task(Limits::default(), None);
+        assert_eq!(unsaid.map(Limits::text).as_deref(), Ok("processes 1024"));
+        let allowed = Limits::default().of_task(limits("processes=64"), None);
+        assert_eq!(allowed.map(Limits::text).as_deref(), Ok("processes 64"));
     }
 }

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use common::limits::COMMAND_PROCESSES;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -29,13 +30,14 @@ use super::{
     tree::{self, Tree},
 };
 
-/// Time between two looks where there is a limit to keep.
+/// Time between two looks where there is a limit that is reached fast.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time until the first look where there is none, and the shortest between two: most commands are
 /// over by then, and cost nothing.
 const LOOK_FIRST: Duration = Duration::from_millis(250);
-/// Longest time between two looks.
-const LOOK_MAX: Duration = Duration::from_secs(2);
+/// Longest time between two looks: in it a fork bomb starts some thousand processes, and not all that
+/// a machine has.
+const LOOK_MAX: Duration = Duration::from_millis(500);
 /// Sweeps over a tree that goes on growing.
 const SWEEPS_MAX: usize = 1_000;
 
@@ -81,7 +83,8 @@ impl Watch {
 
     /// Counts time by its own pauses: a look takes little of it.
     fn look(&self, limits: Limits, tell: &Tell) {
-        let is_limited = limits.memory_mb.or(limits.cpu_seconds).or(limits.processes).is_some();
+        let is_limited = limits.memory_mb.or(limits.cpu_seconds).is_some()
+            || limits.processes.is_some_and(|most| most < COMMAND_PROCESSES);
         let mut age = Duration::ZERO;
         if !is_limited {
             age = shorter(LOOK_FIRST, tell.every);

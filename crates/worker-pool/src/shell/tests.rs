@@ -167,7 +167,11 @@ async fn a_cancelled_command_ends_and_leaves_what_it_said() {
 /// The code of the error that a command ends with, and its message.
 async fn ends(script: &str, limits: Value) -> (String, String) {
     let bench = bench();
-    let result = run(&bench, json!({ "script": script, "limits": limits })).await;
+    let mut shell = json!({ "script": script });
+    if !limits.is_null() {
+        shell["limits"] = limits;
+    }
+    let result = run(&bench, shell).await;
     let error = result.error.unwrap_or_else(|| panic!("{script} ends well: {:?}", result.result));
     (error.code, error.message)
 }
@@ -231,6 +235,15 @@ async fn a_child_that_nobody_waits_for_counts_all_the_same() {
     let forgotten = "$SIG{CHLD} = 'IGNORE'; for (1..20) { \
         fork or do { $x++ until (times)[0] > 0.2; exit }; wait }";
     assert_eq!(perl(forgotten, json!({ "cpu_seconds": 1 })).await, "cpu_limit");
+}
+
+#[tokio::test]
+async fn a_bomb_ends_though_nobody_set_a_limit() {
+    // Bounded in itself, should the limit fail; what it starts waits for a word that nobody says.
+    let bomb = "mkfifo word; exec 3<>word; i=0; while [ $i -lt 3000 ]; do \
+        (read x <&3) & i=$((i+1)); done; wait";
+    let (code, message) = ends(bomb, Value::Null).await;
+    assert!(code == "process_limit" && message.contains("1024 processes"), "{code}: {message}");
 }
 
 #[tokio::test]
