@@ -14,7 +14,8 @@ use std::{
 
 use nix::unistd::{Pid, getpgid, getppid, setpgid};
 
-use super::{Order, Report, Said, Used};
+use super::{Order, Report, Said, Used, was_killed};
+use crate::shell;
 
 /// Arguments that make this program an attendant.
 pub(crate) const SERVE: [&str; 3] =
@@ -32,6 +33,7 @@ fn serves_the_socket_it_is_given() {
 struct Attendant {
     process: Child,
     socket: BufReader<UnixStream>,
+    _program: tempfile::TempDir,
 }
 
 fn order(script: &str) -> Order {
@@ -44,6 +46,9 @@ fn order(script: &str) -> Order {
 }
 
 fn start(order: &Order) -> Attendant {
+    let folder = tempfile::tempdir().expect("folder");
+    let executable = shell::tests::program(folder.path()).to_string_lossy().into_owned();
+    let order = Order { executable, ..order.clone() };
     let (ours, theirs) = UnixStream::pair().expect("sockets");
     let process = Command::new(std::env::current_exe().expect("this program"))
         .args(SERVE)
@@ -53,8 +58,8 @@ fn start(order: &Order) -> Attendant {
         .stderr(Stdio::null())
         .spawn()
         .expect("an attendant");
-    let mut attendant = Attendant { process, socket: BufReader::new(ours) };
-    attendant.say(&serde_json::to_string(order).expect("json"));
+    let mut attendant = Attendant { process, socket: BufReader::new(ours), _program: folder };
+    attendant.say(&serde_json::to_string(&order).expect("json"));
     attendant
 }
 
@@ -143,11 +148,11 @@ fn standard_input_comes_from_the_order_and_need_not_be_read() {
 
 #[test]
 fn what_the_command_used_is_counted_with_its_children() {
-    let burner = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done";
+    let burner = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
     let report = run(&order(&format!("({burner}) & wait")));
     assert_eq!(report.exit, Some(0));
     let seconds = |report: &Report| report.used.cpu_seconds.expect("counted");
-    assert!(seconds(&report) > 0.005, "{report:?}");
+    assert!(seconds(&report) > 0.02, "{report:?}");
     assert!(report.used.memory_peak_mb.expect("counted") > 0.1, "{report:?}");
     let idle = run(&order("true"));
     assert!(seconds(&idle) < seconds(&report), "{idle:?}");
@@ -177,10 +182,19 @@ fn what_was_used_so_far_is_said_while_the_command_runs() {
 }
 
 #[test]
+fn the_kernel_takes_a_command_before_the_worker() {
+    let script = "test $(cat /proc/self/oom_score_adj) -ge 500";
+    assert_eq!(run(&order(script)).exit, Some(0));
+    let ended = |exit, signal| Report { exit, signal, ..Report::default() };
+    assert!(was_killed(&ended(None, Some(9))) && was_killed(&ended(Some(137), None)));
+    assert!(!was_killed(&ended(None, Some(15))) && !was_killed(&ended(Some(9), None)));
+}
+
+#[test]
 fn a_closed_socket_ends_the_whole_group() {
     let mut attendant = start(&order("sleep 600 & sleep 600"));
     let pid = attendant.started().to_string();
-    let Attendant { mut process, socket } = attendant;
+    let Attendant { mut process, socket, .. } = attendant;
     assert!(lives(&pid));
     drop(socket);
     process.wait().expect("it ends");
@@ -221,7 +235,7 @@ fn a_command_that_leaves_its_group_ends_like_any_other() {
     attendant.say("kill");
     assert_eq!(attendant.report().signal, Some(9));
 
-    let (Attendant { mut process, socket }, pid) = left();
+    let (Attendant { mut process, socket, .. }, pid) = left();
     drop(socket);
     process.wait().expect("it ends");
     assert!(!lives(&pid) && !folder.path().join("survived").exists(), "it went on");
@@ -243,7 +257,7 @@ fn the_folder_of_an_attempt_goes_with_it_whoever_is_there_to_see_it() {
     let mut attendant = start(&made(&format!("{script}; sleep 600")));
     attendant.started();
     attendant.read_until("made");
-    let Attendant { mut process, socket } = attendant;
+    let Attendant { mut process, socket, .. } = attendant;
     drop(socket);
     process.wait().expect("it ends");
     assert!(!own.exists(), "the worker is gone, and the folder is not");
