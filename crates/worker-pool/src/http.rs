@@ -2,7 +2,7 @@
 //!
 //! It trusts neither the task nor the server: which hosts and addresses it reaches is the worker's
 //! configuration (`access`), redirects are followed here, one by one, under the same rules, and what
-//! a task gives for one server is not sent to another.
+//! a task gives for one server, headers and body, is not sent to another.
 
 pub(crate) mod access;
 mod answer;

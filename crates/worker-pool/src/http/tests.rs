@@ -229,7 +229,7 @@ async fn what_is_for_one_server_does_not_follow_a_redirect_to_another() {
     let request = |target: &str| {
         json!({
             "url": server.url(&format!("/to/307/{target}")),
-            "headers": { "Cookie": "own=1", "X-Open": "yes" },
+            "headers": { "Cookie": "own=1", "X-Token": "own=2", "Accept": "text/x" },
             "secrets": { "Authorization": "Bearer env:TOKEN", "X-Api-Key": "env:TOKEN" },
         })
     };
@@ -241,10 +241,14 @@ async fn what_is_for_one_server_does_not_follow_a_redirect_to_another() {
     );
     let elsewhere = body(&client, request(&other.url("/echo"))).await;
     let asked = &elsewhere["headers"];
-    assert_eq!(asked["x-open"], "yes");
-    for name in ["authorization", "x-api-key", "cookie"] {
+    assert_eq!(asked["accept"], "text/x");
+    for name in ["authorization", "x-api-key", "x-token", "cookie"] {
         assert_eq!(asked[name], Value::Null, "{name} went to another server");
     }
+    let post = |code, target: &str| json!({ "method": "post", "url": server.url(&format!("/to/{code}/{target}")) });
+    let with_body = run(&client, post(307, &other.url("/echo"))).await.error.expect("refused");
+    assert!(with_body.code == "bad_redirect" && with_body.message.contains("the body"));
+    assert_eq!(body(&client, post(303, &other.url("/echo"))).await["body"], "");
     let missing = json!({ "url": server.url("/echo"), "secrets": { "A": "env:HOME" } });
     assert_eq!(code(&client, missing).await, ("secret_not_found".into(), false));
 }
