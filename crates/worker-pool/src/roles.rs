@@ -34,6 +34,9 @@ pub struct Role {
     pub env: Vec<String>,
     /// Folders in which, and in whose folders, commands may start.
     pub paths: Vec<PathBuf>,
+    /// Secrets, as tasks refer to them: `env:NAME`, `file:NAME`. `None` is every one, and an empty
+    /// list none.
+    pub secrets: Option<Vec<String>>,
     /// Hosts that may be asked.
     pub hosts: Vec<Host>,
     /// Longest time of one attempt.
@@ -138,6 +141,17 @@ impl Role {
             (follow && is_same(&own, &file)).then_some(own)
         });
         rules.into_iter().next().map(Some).ok_or_else(refused)
+    }
+
+    /// Judges a reference to a secret.
+    pub(crate) fn check_secret(&self, reference: &str) -> Result<(), AttemptError> {
+        match &self.secrets {
+            Some(allowed) if !allowed.iter().any(|one| one == reference) => {
+                let what = format!("the secret {reference:?}");
+                Err(self.refuse("forbidden_secret", &what, allowed.iter()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Judges a working directory; returns it without links and `..`.

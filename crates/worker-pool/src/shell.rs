@@ -112,7 +112,7 @@ impl Shell {
         }
         let mut secrets = BTreeMap::new();
         for (variable, reference) in &shell.secrets {
-            secrets.insert(variable.clone(), self.environment.secret(reference)?);
+            secrets.insert(variable.clone(), self.environment.secret(reference, role)?);
         }
         let redactor = Redactor::new(secrets.values().map(String::as_str));
         env.extend(secrets);

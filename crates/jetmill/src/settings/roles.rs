@@ -9,6 +9,9 @@ use worker_pool::roles::{Role, Roles};
 /// The words of executors that a role may name.
 const EXECUTORS: [&str; 5] = ["shell", "nats", "http", "lua", "worker"];
 
+/// What allows no secret at all: an empty list would read so, and is refused.
+const NONE: &str = "none";
+
 /// Reads every role, and tells everything that is wrong with them.
 pub(super) fn read(r: &mut Reader) -> Roles {
     let mut roles = BTreeMap::<String, Role>::new();
@@ -45,12 +48,22 @@ fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
             role.paths = items().map(Into::into).collect();
         }
         "hosts" => role.hosts = items().map(str::parse).collect::<Result<_, _>>()?,
+        "secrets" if text == NONE => role.secrets = Some(Vec::new()),
+        "secrets" => {
+            let fits = |word: &str| word.starts_with("env:") || word.starts_with("file:");
+            if let Some(other) = items().find(|word| !fits(word)) {
+                return Err(format!("must be env:NAME or file:NAME or {NONE}, and has {other:?}"));
+            }
+            role.secrets = Some(items().map(str::to_owned).collect());
+        }
         "max_timeout" => {
             let most = parse_duration(text).filter(|most| !most.is_zero());
             role.max_timeout = Some(most.ok_or("must be a duration such as 30s or 5m")?);
         }
         _ => {
-            return Err("must be executors, commands, env, paths, hosts or max_timeout".into());
+            return Err(
+                "must be executors, commands, env, paths, secrets, hosts or max_timeout".into()
+            );
         }
     }
     Ok(())
@@ -82,12 +95,17 @@ mod tests {
             [roles.researcher]
             executors = ["http"]
             hosts = ["docs.rs", "example.com:8443"]
+            secrets = ["env:HOOK", "file:token"]
+            [roles.guest]
+            secrets = "none"
         "#;
         let Roles(roles) = of(text).expect("valid");
         assert_eq!(
             roles.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
-            ["coder", "researcher"]
+            ["coder", "guest", "researcher"]
         );
+        let secrets = roles.iter().map(|r| r.secrets.as_ref().map(Vec::len)).collect::<Vec<_>>();
+        assert_eq!(secrets, [None, Some(0), Some(2)]);
         let coder = roles.first().expect("one");
         assert_eq!(coder.commands, ["git", "cargo test"]);
         assert_eq!(coder.env, ["LEVEL"]);
@@ -105,9 +123,10 @@ mod tests {
             max_timeout = "soon"
             tools = ["git"]
             commands = []
+            secrets = ["HOOK"]
         "#;
         let told = of(text).expect_err("not valid");
-        for key in ["executors", "paths", "hosts", "max_timeout", "tools", "commands"] {
+        for key in ["executors", "paths", "hosts", "max_timeout", "tools", "commands", "secrets"] {
             assert!(told.contains(&format!("roles.a.{key} must ")), "{key} in {told}");
         }
     }

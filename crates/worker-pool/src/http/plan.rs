@@ -14,7 +14,7 @@ use reqwest::{
 use url::Url;
 
 use super::Planned;
-use crate::{environment::Environment, redact::Redactor};
+use crate::{environment::Environment, redact::Redactor, roles::Role};
 
 /// Headers of a task that say nothing of it: every server may see them.
 const OPEN: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT];
@@ -35,6 +35,7 @@ impl Plan {
         execution: &Execution,
         http: &pb::Http,
         environment: &Environment,
+        role: Option<&Role>,
         traceparent: &str,
     ) -> Result<Planned, AttemptError> {
         let bad = |what: String| AttemptError::permanent("bad_request", what);
@@ -52,7 +53,7 @@ impl Plan {
         for (name, text) in &http.secrets {
             let (before, reference) =
                 http::secret(text).ok_or_else(|| bad(format!("{text:?} is no reference")))?;
-            let secret = environment.secret(reference)?;
+            let secret = environment.secret(reference, role)?;
             let value = header(name, &format!("{before}{secret}"));
             let (name, mut value) = value.ok_or_else(|| bad(header_fault(name)))?;
             value.set_sensitive(true);

@@ -124,7 +124,7 @@ fn attempt(http: &Value, cancelled: CancellationToken) -> (AttemptContext, pb::H
 
 async fn run(client: &Http, http: Value) -> AttemptResult {
     let (attempt, http) = attempt(&http, CancellationToken::new());
-    timeout(PATIENCE, client.run(&attempt, &http, &[], "00-trace")).await.expect("in time")
+    timeout(PATIENCE, client.run(&attempt, &http, None, "00-trace")).await.expect("in time")
 }
 
 /// The body of an answer that was a success.
@@ -262,7 +262,7 @@ fn a_redirect_never_gives_encryption_up() {
     let environment = Environment::new(variables, &[], None);
     let to = |target: &str| {
         let (mut plan, _) =
-            Plan::new(attempt.execution(), &http, &environment, "").expect("a request");
+            Plan::new(attempt.execution(), &http, &environment, None, "").expect("a request");
         let answer = axum::http::Response::builder().status(302).header("location", target);
         let answer = Response::from(answer.body("").expect("an answer"));
         let turned = plan.redirect(&answer);
@@ -333,7 +333,7 @@ async fn a_server_that_stalls_holds_no_attempt_that_must_end() {
     let client = loopback();
     let cancelled = CancellationToken::new();
     let (attempt, http) = attempt(&json!({ "url": server.url("/stalls") }), cancelled.clone());
-    let run = client.run(&attempt, &http, &[], "");
+    let run = client.run(&attempt, &http, None, "");
     cancelled.cancel();
     let result = timeout(PATIENCE, run).await.expect("it ends");
     assert_eq!((result.error, result.result), (None, None));

@@ -4,6 +4,7 @@ use common::pb;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::environment::Environment;
 
 fn spec(value: Value) -> TaskSpec {
     let spec: pb::TaskSpec = serde_json::from_value(value).expect("a submission");
@@ -93,6 +94,26 @@ fn a_command_is_the_file_that_the_role_names() {
     for variable in ["LD_PRELOAD", "PATH", "BASH_ENV", "PYTHONPATH", "NODE_OPTIONS", "GIVEN2"] {
         assert_eq!(code(check(&["true"], &[variable])), "forbidden_command", "{variable}");
     }
+}
+
+#[test]
+fn a_secret_is_the_one_that_the_role_names() {
+    let role = |secrets: &[&str]| {
+        let secrets = Some(secrets.iter().map(|s| (*s).to_owned()).collect());
+        Role { secrets, ..coder() }
+    };
+    let one = role(&["env:HOOK"]);
+    assert_eq!(one.check_secret("env:HOOK"), Ok(()));
+    for other in ["env:PROD_DB", "file:HOOK", "env:HOOK2", "HOOK"] {
+        assert_eq!(code(one.check_secret(other)), "forbidden_secret", "{other}");
+    }
+    assert_eq!(code(role(&[]).check_secret("env:HOOK")), "forbidden_secret");
+    assert_eq!(coder().check_secret("env:HOOK"), Ok(()), "what is not said restricts nothing");
+    // Whoever asks for a secret asks here.
+    let secrets = [("JETMILL_SECRET_PROD_DB".to_owned(), "value".to_owned())];
+    let environment = Environment::new(secrets, &[], None);
+    assert_eq!(code(environment.secret("env:PROD_DB", Some(&one))), "forbidden_secret");
+    assert_eq!(environment.secret("env:PROD_DB", None).as_deref(), Ok("value"));
 }
 
 #[test]
