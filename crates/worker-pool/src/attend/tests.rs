@@ -14,7 +14,7 @@ use std::{
 
 use nix::unistd::{Pid, getpgid, getppid, setpgid};
 
-use super::{Order, Report, Said, Used, was_killed};
+use super::{Order, Report, Said, Used, limits::Limits, was_killed};
 use crate::shell;
 
 /// Arguments that make this program an attendant.
@@ -188,6 +188,25 @@ fn the_kernel_takes_a_command_before_the_worker() {
     let ended = |exit, signal| Report { exit, signal, ..Report::default() };
     assert!(was_killed(&ended(None, Some(9))) && was_killed(&ended(Some(137), None)));
     assert!(!was_killed(&ended(None, Some(15))) && !was_killed(&ended(Some(9), None)));
+}
+
+#[test]
+fn memory_that_processes_have_in_common_counts_once() {
+    // Each of the five has 30 MB, and they are the same 30 MB.
+    let script = "$x = chr(120) x (30_000_000 + $#ARGV); \
+        for (1..4) { fork or do { sleep 60; exit } } sleep 60";
+    let argv = ["perl", "-e", script].map(str::to_owned).to_vec();
+    let limits = Limits::parse("memory_mb=100").expect("limits");
+    let mut attendant =
+        start(&Order { argv, limits, measure_every: Duration::from_millis(300), ..order("") });
+    attendant.started();
+    let mut peak = 0.0_f64;
+    for _ in 0..4 {
+        peak = peak.max(attendant.used().memory_peak_mb.expect("looked at"));
+    }
+    assert!((30.0..100.0).contains(&peak), "{peak} MB");
+    attendant.say("kill");
+    assert_eq!(attendant.report().exceeded, None);
 }
 
 #[test]

@@ -25,6 +25,7 @@ struct Use {
     ticks: u64,
     /// That of the children that it has waited for.
     waited_ticks: u64,
+    /// Its memory, with what it has in common with others since a fork.
     memory_kb: u64,
     /// The most that it has had, with pages of files.
     largest_kb: u64,
@@ -74,8 +75,15 @@ impl Look {
         self.living.keys().map(|(pid, _)| *pid).collect()
     }
 
+    /// Memory of all of them, each page once. For more than one process the operating system walks
+    /// through all pages: that takes milliseconds.
     pub(super) fn memory_kb(&self) -> u64 {
-        self.living.values().map(|used| used.memory_kb).sum()
+        let alone = self.processes() == 1;
+        let of = |(process, used): (&Process, &Use)| {
+            let share = if alone { None } else { share_kb(process.0) };
+            share.unwrap_or(used.memory_kb)
+        };
+        self.living.iter().map(of).sum()
     }
 
     /// The most that one of them has had.
@@ -184,14 +192,24 @@ fn used(pid: i32) -> Option<(Process, Use)> {
         return Some((process, used));
     }
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kb = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    };
+    let kb = |name| field(&status, name).unwrap_or(0);
     // Pages of files can be taken back at any time: they are nobody's.
-    used.memory_kb = kb("RssAnon:").unwrap_or(0) + kb("RssShmem:").unwrap_or(0);
-    used.largest_kb = kb("VmHWM:").unwrap_or(0);
+    used.memory_kb = kb("RssAnon:") + kb("RssShmem:");
+    used.largest_kb = kb("VmHWM:");
     Some((process, used))
+}
+
+/// The memory of a process, and its share of what it has in common with others; `None` where the
+/// kernel does not say.
+fn share_kb(pid: i32) -> Option<u64> {
+    let sums = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    Some(field(&sums, "Pss_Anon:")? + field(&sums, "Pss_Shmem:")?)
+}
+
+/// A number of a list of names and numbers.
+fn field(list: &str, name: &str) -> Option<u64> {
+    let line = list.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

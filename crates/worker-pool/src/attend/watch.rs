@@ -38,6 +38,8 @@ const LOOK_FIRST: Duration = Duration::from_millis(250);
 /// Longest time between two looks: in it a fork bomb starts some thousand processes, and not all that
 /// a machine has.
 const LOOK_MAX: Duration = Duration::from_millis(500);
+/// Time between two looks at the memory of more than one process.
+const WEIGH_EVERY: Duration = Duration::from_millis(250);
 /// Sweeps over a tree that goes on growing.
 const SWEEPS_MAX: usize = 1_000;
 
@@ -90,7 +92,7 @@ impl Watch {
             age = shorter(LOOK_FIRST, tell.every);
             thread::sleep(age);
         }
-        let mut since_told = age;
+        let (mut since_told, mut since_noted) = (age, Duration::ZERO);
         let mut tree = Tree::default();
         while !self.over.load(Ordering::Relaxed) {
             let pause = if is_limited {
@@ -100,11 +102,17 @@ impl Watch {
             };
             tree.look();
             let (used, seconds) = (tree.now(), tree.seconds());
+            since_noted += pause;
+            let is_due = used.processes() < 2 || since_noted >= WEIGH_EVERY;
+            let memory_kb = is_due.then(|| used.memory_kb());
             let memory = {
                 let mut seen = lock(&self.seen);
                 seen.lost_seconds = tree.lost_seconds();
-                seen.memory.note(used.memory_kb(), used.largest_kb(), pause.as_secs_f64());
-                seen.reached = judge(limits, used.processes(), used.memory_kb(), seconds);
+                if let Some(kb) = memory_kb {
+                    seen.memory.note(kb, used.largest_kb(), since_noted.as_secs_f64());
+                    since_noted = Duration::ZERO;
+                }
+                seen.reached = judge(limits, used.processes(), memory_kb, seconds);
                 if seen.reached.is_some() {
                     drop(seen);
                     return end(tree::descendants);
@@ -138,14 +146,14 @@ fn shorter(pause: Duration, every: Duration) -> Duration {
 fn judge(
     limits: Limits,
     processes: usize,
-    memory_kb: u64,
+    memory_kb: Option<u64>,
     seconds: f64,
 ) -> Option<(&'static str, u32)> {
     let over = |name, limit: Option<u32>, used: f64| {
         limit.filter(|most| used > f64::from(*most)).map(|most| (name, most))
     };
     over("processes", limits.processes, processes as f64)
-        .or_else(|| over("memory_mb", limits.memory_mb, memory_kb as f64 / 1024.0))
+        .or_else(|| over("memory_mb", limits.memory_mb, memory_kb.unwrap_or(0) as f64 / 1024.0))
         .or_else(|| over("cpu_seconds", limits.cpu_seconds, seconds))
 }
 
@@ -176,11 +184,11 @@ mod tests {
     #[test]
     fn each_limit_is_for_all_processes_together() {
         let limits = Limits::parse("memory_mb=10,cpu_seconds=2,processes=3").expect("limits");
-        let judge = |processes, kb, seconds| judge(limits, processes, kb, seconds);
+        let judge = |processes, kb, seconds| judge(limits, processes, Some(kb), seconds);
         assert_eq!(judge(3, 10 * 1024, 1.99), None);
         assert_eq!(judge(4, 0, 0.0), Some(("processes", 3)));
         assert_eq!(judge(1, 10 * 1024 + 1, 0.0), Some(("memory_mb", 10)));
         assert_eq!(judge(1, 0, 2.01), Some(("cpu_seconds", 2)));
-        assert_eq!(super::judge(Limits::default(), 9, u64::MAX, 99.0), None);
+        assert_eq!(super::judge(Limits::default(), 9, Some(u64::MAX), 99.0), None);
     }
 }
