@@ -6,7 +6,9 @@ use std::{
 
 use common::{pb, wire};
 use jetmill_sdk::worker::{AttemptContext, AttemptResult, decode};
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bounds, Shell, judge};
@@ -153,15 +155,28 @@ async fn arguments_are_read_by_no_shell_and_ok_codes_are_successes() {
 
 #[tokio::test]
 async fn a_cancelled_command_ends_and_leaves_what_it_said() {
-    let bench = bench();
+    let (bench, folder) = (bench(), tempfile::tempdir().expect("folder"));
+    let fifo = folder.path().join("ready");
+    mkfifo(&fifo, Mode::S_IRWXU).expect("a pipe");
+    let mut ready = pipe::OpenOptions::new().read_write(true).open_receiver(&fifo).expect("open");
     let cancelled = CancellationToken::new();
-    let shell = json!({ "script": "trap 'echo bye; exit 0' TERM; kill -TERM $$" });
-    let shell_spec: pb::Shell = serde_json::from_value(shell.clone()).expect("a shell spec");
+    let script = format!(
+        "trap 'echo bye; exit 0' TERM; echo >{}; sleep 60 & wait; echo unasked",
+        fifo.display()
+    );
+    let shell = json!({ "script": script });
+    let spec: pb::Shell = serde_json::from_value(shell.clone()).expect("a shell spec");
     let attempt = attempt(&shell, &Value::Null, cancelled.clone());
-    cancelled.cancel();
-    let result = bench.shell.run(&attempt, &shell_spec, None, "").await;
-    assert!(result.result.is_some());
-    assert!(wire::is_json(None, result.result.expect("kept").text.as_bytes()));
+    let cancel = async {
+        ready.read_u8().await.expect("a byte");
+        cancelled.cancel();
+    };
+    let (result, ()) = tokio::join!(bench.shell.run(&attempt, &spec, None, ""), cancel);
+    let out = stdout(&result);
+    assert!(out.contains("bye") && !out.contains("unasked"), "{out}");
+    let result = result.result.expect("kept");
+    assert_eq!(result.to_value()["exit"], 0);
+    assert!(wire::is_json(None, result.text.as_bytes()));
 }
 
 /// The code of the error that a command ends with, and its message.
