@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs};
 
 use nix::unistd::Pid;
 
-use super::{accounting, reap};
+use super::accounting;
 
 /// Ticks a second in `/proc`: part of Linux's interface on every machine that Rust is built for.
 const TICKS: f64 = 100.0;
@@ -150,8 +150,18 @@ impl Tree {
 /// Every process below this one, parents before their children.
 pub(super) fn descendants() -> Vec<i32> {
     let own = Pid::this().as_raw();
+    // Not every kernel was built to keep lists of children.
+    if fs::metadata(format!("/proc/{own}/task/{own}/children")).is_ok() {
+        below(own, children)
+    } else {
+        let known = all_children();
+        below(own, |pid| known.get(&pid).cloned().unwrap_or_default())
+    }
+}
+
+fn below(top: i32, children: impl Fn(i32) -> Vec<i32>) -> Vec<i32> {
     let mut found = Vec::new();
-    let mut open = vec![own];
+    let mut open = vec![top];
     while let Some(pid) = open.pop() {
         for child in children(pid) {
             open.push(child);
@@ -161,12 +171,8 @@ pub(super) fn descendants() -> Vec<i32> {
     found
 }
 
-/// The processes that one has started and that nobody has waited for; each of its threads has a
-/// list, where the kernel was built to keep one.
+/// The processes that one has started and that nobody has waited for: each of its threads has a list.
 fn children(pid: i32) -> Vec<i32> {
-    if fs::metadata(format!("/proc/{pid}/task/{pid}/children")).is_err() {
-        return reap::children(pid);
-    }
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let lists =
         threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
@@ -176,11 +182,30 @@ fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// The same of every process of the machine, at once.
+fn all_children() -> BTreeMap<i32, Vec<i32>> {
+    let mut children = BTreeMap::<i32, Vec<i32>>::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let parent = pid.and_then(stat).and_then(|fields| fields.get(1)?.parse::<i32>().ok());
+        if let Some((parent, pid)) = parent.zip(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    children
+}
+
+/// What `/proc` says of a process, from the field `state` on.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in brackets and may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
 /// What one process uses; `None` when there is none any more.
 fn used(pid: i32) -> Option<(Process, Use)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in brackets and may hold anything. From the field `state` on.
-    let fields = stat.rsplit_once(')')?.1.split_whitespace().collect::<Vec<_>>();
+    let fields = stat(pid)?;
     let number = |n: usize| fields.get(n)?.parse::<u64>().ok();
     let mut used = Use {
         ticks: number(11)? + number(12)?,
@@ -188,7 +213,7 @@ fn used(pid: i32) -> Option<(Process, Use)> {
         ..Use::default()
     };
     let process = (pid, number(19)?);
-    if matches!(fields.first(), Some(&"Z" | &"X")) {
+    if matches!(fields.first().map(String::as_str), Some("Z" | "X")) {
         return Some((process, used));
     }
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -1,3 +1,8 @@
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
 use super::*;
 
 #[test]
@@ -5,6 +10,28 @@ fn a_process_and_its_memory_are_seen() {
     let (_, own) = used(Pid::this().as_raw()).expect("this process");
     assert!(own.memory_kb > 0 && own.largest_kb > own.memory_kb, "{own:?}");
     assert!(used(i32::MAX).is_none());
+}
+
+#[test]
+fn a_kernel_without_lists_of_children_gives_the_same_tree() {
+    let script = "sleep 60 & (sleep 60 & echo ready; wait) & wait";
+    let mut command = Command::new("/bin/sh");
+    let mut top = command.args(["-c", script]).stdout(Stdio::piped()).spawn().expect("a shell");
+    let mut ready = String::new();
+    let stdout = top.stdout.take().expect("piped");
+    BufReader::new(stdout).read_line(&mut ready).expect("a line");
+    let own = Pid::this().as_raw();
+    let known = all_children();
+    let scanned = below(own, |pid| known.get(&pid).cloned().unwrap_or_default());
+    let listed = descendants();
+    super::super::watch::end(descendants);
+    top.wait().expect("it ends");
+    let sorted = |mut pids: Vec<i32>| {
+        pids.sort_unstable();
+        pids
+    };
+    assert!(scanned.len() >= 3, "{scanned:?}");
+    assert_eq!(sorted(scanned), sorted(listed));
 }
 
 /// Processes by number, with the time of their own and of those that they have waited for.
