@@ -14,6 +14,7 @@
 mod accounting;
 mod folder;
 pub mod limits;
+pub(crate) mod oom;
 mod reap;
 mod tree;
 mod watch;
@@ -161,7 +162,7 @@ fn start(order: &Order) -> Result<Child, Fault> {
     })?;
     reap::adopt_orphans()
         .map_err(|e| fault("cannot_start", format!("cannot become subreaper: {e}")))?;
-    let child = command(order, name, &file).spawn().map_err(|e| {
+    let child = oom::first(|| command(order, name, &file).spawn()).map_err(|e| {
         fault("cannot_start", format!("the program {name:?} could not be started: {e}"))
     })?;
     let_go_of_output()
@@ -176,18 +177,23 @@ fn let_go_of_output() -> io::Result<()> {
     Ok(dup2_stderr(&nowhere)?)
 }
 
-/// The step that sets the command's limits and then becomes it.
+/// The command itself, or the step that sets its limits and then becomes it.
 fn command(order: &Order, name: &str, file: &Path) -> Command {
-    let limits = serde_json::to_string(&order.limits).unwrap_or_default();
-    let mut command = Command::new(&order.executable);
+    let arguments = order.argv.iter().skip(1);
+    let mut command = if order.limits.are_of_the_system() {
+        let limits = serde_json::to_string(&order.limits).unwrap_or_default();
+        let mut command = Command::new(&order.executable);
+        command.args(["become", &limits]).arg(file).arg(name);
+        command.env_clear().envs(order.env.iter().map(|(name, value)| (limits::held(name), value)));
+        command
+    } else {
+        let mut command = Command::new(file);
+        command.arg0(name).env_clear().envs(&order.env);
+        command
+    };
     command
-        .args(["become", &limits])
-        .arg(file)
-        .arg(name)
-        .args(order.argv.iter().skip(1))
+        .args(arguments)
         .current_dir(&order.cwd)
-        .env_clear()
-        .envs(order.env.iter().map(|(name, value)| (limits::held(name), value)))
         .stdin(if order.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .process_group(0);
     command
@@ -201,7 +207,7 @@ fn see_through(
     socket: &Arc<Mutex<UnixStream>>,
 ) -> Report {
     let before = accounting::disk();
-    let kernel_kills = accounting::kernel_kills();
+    let kills = oom::kills();
     let tell = Tell { every: order.measure_every, socket: socket.clone(), before };
     let watch = Watch::start(order.limits, tell);
     let group = Arc::new(Mutex::new(Group::of(child.id())));
@@ -232,17 +238,10 @@ fn see_through(
         _ => None,
     };
     report.exceeded = seen.reached.or(enforced).map(|(name, most)| limits::reached(name, most));
-    if report.exceeded.is_none() && was_killed(&report) {
-        let since = kernel_kills.zip(accounting::kernel_kills());
-        report.exceeded = since.filter(|(before, now)| now > before).map(|_| limits::starved());
+    if report.exceeded.is_none() {
+        report.exceeded = oom::fault(&report, kills, oom::kills());
     }
     report
-}
-
-/// Whether the end was SIGKILL, of the command itself or of what a shell ran as its last.
-fn was_killed(report: &Report) -> bool {
-    const KILL: i32 = Signal::SIGKILL as i32;
-    report.signal == Some(KILL) || report.exit == Some(128 + KILL)
 }
 
 /// Ends the command as the worker says; the end of the socket says `kill`. What has left the

@@ -14,10 +14,7 @@ use common::{limits, pb, time::Clock, usage};
 use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, OutputStream};
 
 use crate::{
-    attend::{
-        Order, Report,
-        limits::{Limits, OUT_OF_MEMORY},
-    },
+    attend::{Order, Report, limits::Limits, oom::OUT_OF_MEMORY},
     attendant::{Attendant, Streams},
     redact::Redactor,
 };

@@ -142,15 +142,6 @@ pub(super) fn reaped_seconds() -> f64 {
     getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0.0, |usage| seconds(&usage))
 }
 
-/// How many processes of this machine the kernel has killed for want of memory.
-pub(super) fn kernel_kills() -> Option<u64> {
-    kernel_kills_in(&fs::read_to_string("/proc/vmstat").ok()?)
-}
-
-fn kernel_kills_in(vmstat: &str) -> Option<u64> {
-    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
-}
-
 fn seconds(usage: &nix::sys::resource::Usage) -> f64 {
     let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
     seconds(usage.user_time()) + seconds(usage.system_time())
@@ -169,13 +160,6 @@ mod tests {
         assert_eq!((memory.average_mb(), memory.peak_mb()), (Some(1.75), Some(8.0)));
         assert_eq!(Used::default().to_pb(), pb::ResourceUsage::default());
         assert_eq!(so_far(0.0, Memory::default(), None, &[]).disk_read_mb, None);
-    }
-
-    #[test]
-    fn the_kernel_says_how_often_memory_ended() {
-        let vmstat = "pgfault 7\noom_kill_other 3\noom_kill 12\nx 1";
-        assert_eq!(kernel_kills_in(vmstat), Some(12));
-        assert_eq!(kernel_kills_in("pgfault 7\n"), None);
     }
 
     #[test]

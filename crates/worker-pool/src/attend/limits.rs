@@ -6,7 +6,7 @@
 //! tree are watched by the attendant (`watch`), and what is set here for them is the wall behind.
 
 use std::{
-    env, fs, io,
+    env, io,
     io::Write as _,
     os::unix::process::CommandExt as _,
     process::{Command, ExitCode},
@@ -20,12 +20,6 @@ use super::Fault;
 
 /// The exit code of shells for a program that cannot be executed.
 const CANNOT_EXECUTE: u8 = 126;
-/// What a command adds to its score when the kernel looks for a process to kill: as if it had half of
-/// the machine's memory more. Less than the most there is, for those that are meant to go first.
-const OOM_SCORE_ADJ: i32 = 500;
-const OOM_FILE: &str = "/proc/self/oom_score_adj";
-/// The code of a command that the kernel has killed for want of memory.
-pub(crate) const OUT_OF_MEMORY: &str = "out_of_memory";
 /// What stands before the name of each variable of the command until its limits are set.
 const HELD: &str = "JETMILL_HELD_";
 const MIB: rlim_t = 1024 * 1024;
@@ -114,6 +108,11 @@ impl Limits {
         said.collect::<Vec<_>>().join(", ")
     }
 
+    /// Whether there is one that the operating system enforces.
+    pub(super) fn are_of_the_system(self) -> bool {
+        Self { processes: None, ..self } != Self::default()
+    }
+
     /// Sets what the operating system enforces, for this process and whatever it becomes.
     fn apply(self) -> nix::Result<()> {
         // A core dump would be a file that nobody asked for.
@@ -162,15 +161,6 @@ pub(super) fn held(name: &str) -> String {
     format!("{HELD}{name}")
 }
 
-/// Lets the kernel choose this process before the worker and the services beside it, when memory ends.
-/// Everybody may make himself the first; where that is forbidden, it is as it was.
-fn volunteer() {
-    let now = fs::read_to_string(OOM_FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
-    if now.is_some_and(|now| now < OOM_SCORE_ADJ) {
-        let _ = fs::write(OOM_FILE, OOM_SCORE_ADJ.to_string());
-    }
-}
-
 /// The whole process `jetmill become <limits> <file> <name> <argument>…`: it becomes the command.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -193,7 +183,6 @@ pub(crate) fn become_command(mut arguments: impl Iterator<Item = String>) -> io:
     };
     let env = env::vars_os()
         .filter_map(|(name, value)| Some((name.to_str()?.strip_prefix(HELD)?.to_owned(), value)));
-    volunteer();
     match limits.apply() {
         Ok(()) => Command::new(file).arg0(name).args(arguments).env_clear().envs(env).exec(),
         Err(error) => io::Error::other(format!("its limits cannot be set: {error}")),
@@ -212,14 +201,6 @@ pub(crate) fn reached(name: &str, most: u32) -> Fault {
     let message =
         format!("the command and what it started took more than {what}; limits.{name} sets this");
     Fault { code: code.into(), message }
-}
-
-/// What is said of a command that was killed while the kernel killed for want of memory: which
-/// processes those were, the kernel tells only to its own log.
-pub(super) fn starved() -> Fault {
-    let message = "the command was killed, and the machine had no memory left: the kernel has killed \
-        meanwhile; give it limits.memory_mb, or the worker fewer slots or more memory";
-    Fault { code: OUT_OF_MEMORY.into(), message: message.into() }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ fn a_kernel_without_lists_of_children_gives_the_same_tree() {
     let known = all_children();
     let scanned = below(own, |pid| known.get(&pid).cloned().unwrap_or_default());
     let listed = descendants();
-    super::super::watch::end(descendants);
+    crate::attend::watch::end(descendants);
     top.wait().expect("it ends");
     let sorted = |mut pids: Vec<i32>| {
         pids.sort_unstable();
