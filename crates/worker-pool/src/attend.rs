@@ -174,7 +174,10 @@ fn command(order: &Order, name: &str, file: &Path) -> Command {
         .env_clear()
         .envs(&order.env)
         .stdin(if order.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
-        .process_group(0);
+        .process_group(0)
+        // Makes it a fork: a child that shares this process's memory until it executes would be
+        // counted as having had all of that.
+        .gid(rustix::process::getgid().as_raw());
     command
 }
 

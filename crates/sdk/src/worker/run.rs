@@ -240,9 +240,15 @@ async fn report_progress<E: Executor>(
     signs: &Signs,
     begun: Instant,
 ) -> Infallible {
+    let mut last = None;
     loop {
         signs.progressed.notified().await;
-        publish(engine, execution, Kind::Progress(signs.progress())).await;
+        let newest = signs.progress();
+        if last.as_ref() == Some(&newest) {
+            continue;
+        }
+        last = Some(newest.clone());
+        publish(engine, execution, Kind::Progress(newest)).await;
         sleep(attempt::progress_pause(begun.elapsed())).await;
     }
 }
