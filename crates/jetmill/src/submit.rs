@@ -76,6 +76,7 @@ pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
 pub(crate) async fn described(args: &TaskArgs, command: &[String]) -> anyhow::Result<pb::TaskSpec> {
     let files = spec::Files {
         stdin: text("--stdin", args.stdin.as_deref()).await?,
+        input: text("--input-file", args.input_file.as_deref()).await?,
         lua: text("--lua", args.lua.as_deref()).await?,
     };
     Ok(spec::build(args, command, files)?)
@@ -100,20 +101,20 @@ pub(crate) async fn send(
 ) -> anyhow::Result<Exit> {
     if !wait {
         let submission =
-            session.client.submit(TaskSpec::parse(spec).map_err(ApiError::invalid)?).await?;
+            session.client.submit(TaskSpec::submitted(spec).map_err(ApiError::invalid)?).await?;
         session.ui.answer(&submission, submitted)?;
         return Ok(Exit::Done);
     }
     let mut waiter =
         Waiter::new(&session.client).await.context("failed to listen for the outcome")?;
     waiter.inbox().clone_into(&mut spec.notify);
-    let spec = TaskSpec::parse(spec).map_err(ApiError::invalid)?;
+    let spec = TaskSpec::submitted(spec).map_err(ApiError::invalid)?;
     let submission = session.client.submit(spec).await?;
     if !session.ui.json {
         output::note(submitted(&submission))?;
     }
     waiter.expect(&submission);
-    let outcome = waiter.next().await;
+    let outcome = session.client.whole(waiter.next().await).await?;
     let exit = show::finish(session, &outcome)?;
     if !session.ui.json && exit == Exit::Done {
         output::note(task::end(&outcome))?;

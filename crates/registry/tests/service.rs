@@ -29,7 +29,7 @@ impl Fixture {
         let ctx = Context::new(bus.clone(), Arc::new(SystemClock), shutdown.clone(), "test")
             .named("registry");
         let health = ctx.health.clone();
-        let config = registry::Config { ledger_url: ledger_url.into() };
+        let config = registry::Config { ledger_url: ledger_url.into(), ..Default::default() };
         #[expect(clippy::disallowed_methods, reason = "the test joins it")]
         let service = tokio::spawn(registry::run(ctx, config));
         tokio::time::timeout(Duration::from_secs(20), health.wait_ready())
@@ -269,7 +269,7 @@ async fn another_log_stops_the_registry_with_instructions() {
     bus::streams::ensure(&bus, bus::streams::StreamOptions::default()).await.expect("streams");
     let ctx = Context::new(bus, Arc::new(SystemClock), CancellationToken::new(), "test")
         .named("registry");
-    let run = registry::run(ctx, registry::Config { ledger_url: url });
+    let run = registry::run(ctx, registry::Config { ledger_url: url, ..Default::default() });
     let error = tokio::time::timeout(Duration::from_secs(10), run)
         .await
         .expect("it ends")

@@ -81,38 +81,20 @@ pub(super) fn result(answer: &Answer, redactor: &Redactor) -> pb::Json {
     if bytes.is_empty() {
         return made("none", Value::Null, None);
     }
-    let more = answer.cut.then(|| {
-        format!(
-            "the body has more than {} bytes; the rest was not read",
-            limits::HTTP_BODY_BYTES_MAX
-        )
-    });
     if let Some(value) = as_json(answer, &bytes, redactor) {
         let whole = made("json", value, None);
-        if whole.text.len() <= limits::RESULT_BYTES_MAX {
+        // Numbers may take more room than they had.
+        if whole.text.len() <= limits::OBJECT_BYTES_MAX {
             return whole;
         }
     }
-    let mut max = bytes.len();
-    loop {
-        let head = bytes.get(..max).unwrap_or_default();
-        let notice = more.clone().or_else(|| {
-            (max < bytes.len()).then(|| {
-                format!(
-                    "the body has {} bytes, and this is its beginning: a result may have {} in all",
-                    bytes.len(),
-                    limits::RESULT_BYTES_MAX
-                )
-            })
-        });
-        let json = match text(head) {
-            Some(text) => made("text", text.into(), notice),
-            None => made("base64", STANDARD.encode(head).into(), notice),
-        };
-        if json.text.len() <= limits::RESULT_BYTES_MAX || max == 0 {
-            return json;
-        }
-        max = (max / 2).min(limits::RESULT_BYTES_MAX / 2);
+    let notice = answer.cut.then(|| {
+        let max = limits::HTTP_BODY_BYTES_MAX;
+        format!("the body has more than {max} bytes; the rest was not read")
+    });
+    match text(&bytes) {
+        Some(text) => made("text", text.into(), notice),
+        None => made("base64", STANDARD.encode(&bytes).into(), notice),
     }
 }
 
