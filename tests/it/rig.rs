@@ -94,6 +94,11 @@ impl View {
         self.ends(id, pb::TaskState::Completed).await
     }
 
+    /// What a task that ended produced, whole.
+    pub(crate) async fn result(&self, id: &TaskId) -> anyhow::Result<Value> {
+        Ok(value(self.client.result(&Tenant::default(), id).await?.result.as_ref()))
+    }
+
     /// Waits for a failure with this cause and code.
     pub(crate) async fn fails(
         &self,

@@ -17,10 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{
-    rig::{Rig, value},
-    support::SOON,
-};
+use crate::{rig::Rig, support::SOON};
 
 /// A row of the table: what is tried, and how that ends.
 struct Row {
@@ -295,8 +292,7 @@ async fn what_is_hostile_harms_nobody_and_hangs_nowhere() -> anyhow::Result<()> 
         rig.completes(id).await?;
     }
     rig.completes(&endless).await?;
-    let read = rig.client.result(&Tenant::default(), &endless).await?;
-    let read = value(read.result.as_ref());
+    let read = rig.result(&endless).await?;
     assert_eq!(read["truncated"], true);
     within_bounds(&rig, &sent).await?;
     // Nothing of all this is left, and the worker goes on.

@@ -109,8 +109,7 @@ async fn output_is_kept_up_to_its_cap_and_usage_is_measured() -> anyhow::Result<
     let idle = rig.submit(shell(&json!({ "argv": ["true"] }))).await?;
 
     rig.completes(&much).await?;
-    let done = rig.client.result(&Tenant::default(), &much).await?;
-    let result = value(done.result.as_ref());
+    let result = rig.result(&much).await?;
     assert_eq!(result["truncated"], false);
     let stdout = result["stdout"].as_str().unwrap_or_default();
     assert!(stdout.ends_with("the-end\n"), "the result is whole");
