@@ -235,7 +235,8 @@ pub(crate) fn gate() -> Gate {
 /// Reads a submission written as JSON.
 pub(crate) fn spec(task: Value) -> anyhow::Result<TaskSpec> {
     let spec: pb::TaskSpec = serde_json::from_value(task).context("no submission")?;
-    TaskSpec::parse(spec).map_err(|problems| anyhow::anyhow!("no valid submission: {problems:?}"))
+    TaskSpec::submitted(spec)
+        .map_err(|problems| anyhow::anyhow!("no valid submission: {problems:?}"))
 }
 
 pub(crate) fn is_over(state: pb::TaskState) -> bool {

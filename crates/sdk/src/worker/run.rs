@@ -84,13 +84,13 @@ async fn watched<E: Executor>(
     );
     // A task of its own, so that a handler that computes without a pause stops no timer here.
     let mut work = JoinSet::new();
-    let (bus, executor) = (engine.bus.clone(), engine.executor.clone());
-    let (attempted, token, told) = (execution.clone(), stop.token.clone(), signs.clone());
+    let (own, attempted) = (engine.clone(), execution.clone());
+    let (token, told) = (stop.token.clone(), signs.clone());
     let run = async move {
         // Not from before: under load, waiting for a thread is most of a short attempt.
         let begun = Instant::now();
-        let result = match large::with_input(&bus, attempted, &token).await {
-            Ok(execution) => executor.run(AttemptContext::new(execution, token, told)).await,
+        let result = match large::with_input(&own.bus, attempted, &token).await {
+            Ok(execution) => own.executor.run(AttemptContext::new(execution, token, told)).await,
             Err(result) => result,
         };
         (result, begun.elapsed())

@@ -82,11 +82,7 @@ pub(super) fn result(answer: &Answer, redactor: &Redactor) -> pb::Json {
         return made("none", Value::Null, None);
     }
     if let Some(value) = as_json(answer, &bytes, redactor) {
-        let whole = made("json", value, None);
-        // Numbers may take more room than they had.
-        if whole.text.len() <= limits::OBJECT_BYTES_MAX {
-            return whole;
-        }
+        return made("json", value, None);
     }
     let notice = answer.cut.then(|| {
         let max = limits::HTTP_BODY_BYTES_MAX;
@@ -98,11 +94,14 @@ pub(super) fn result(answer: &Answer, redactor: &Redactor) -> pb::Json {
     }
 }
 
-/// The whole body as JSON, when it says that it is JSON or says nothing.
+/// The whole body as JSON, when it says that it is JSON or says nothing. A large one stays the text
+/// that it is: its values would take a hundred times its room in the worker's own process.
 fn as_json(answer: &Answer, bytes: &[u8], redactor: &Redactor) -> Option<Value> {
     let said = answer.headers.get(CONTENT_TYPE).map(|v| String::from_utf8_lossy(v.as_bytes()));
     let is_json = said.is_none_or(|said| said.to_ascii_lowercase().contains("json"));
-    let mut value = (is_json && !answer.cut).then(|| serde_json::from_slice(bytes).ok())??;
+    let is_small = bytes.len() <= limits::RESULT_BYTES_MAX;
+    let mut value =
+        (is_json && is_small && !answer.cut).then(|| serde_json::from_slice(bytes).ok())??;
     redact(&mut value, redactor);
     Some(value)
 }
