@@ -117,15 +117,22 @@ pub enum On {
     End,
 }
 
+/// Why nobody else says whose tick a task is the run of: the schedule would take it for its own.
+pub(crate) const SCHEDULED: &str = "is set by the scheduler: `jetmill schedule` sets schedules";
+
 impl TaskSpec {
     /// Checks a submission, fills in the defaults, and reports everything that is wrong at once.
     pub fn parse(spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
         Self::with_input_up_to(limits::INPUT_BYTES_MAX, spec)
     }
 
-    /// The same at a door, where an input may be as large as an object. The log takes no such
-    /// submission: whoever submits puts its input into the object store first.
+    /// The same at a door: what only the scheduler may say is refused, and an input may be as large as
+    /// an object. The log takes no such submission: whoever submits puts its input into the object
+    /// store first.
     pub fn submitted(spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
+        if spec.schedule.is_some() {
+            return Err(vec![Violation { field: "schedule".into(), problem: SCHEDULED.into() }]);
+        }
         Self::with_input_up_to(limits::OBJECT_BYTES_MAX, spec)
     }
 
