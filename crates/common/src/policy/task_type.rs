@@ -17,10 +17,10 @@ const CATALOG: &str = "catalog";
 /// Why the schedule of a disabled type rests.
 const DISABLED: &str = "its type is disabled";
 /// Fields of an executor that are taken as they are written: code, references and names.
-const LITERAL: [&str; 5] = ["script", "source", "secrets", "handler", "mounts"];
+const LITERAL: [&str; 6] = ["script", "source", "secrets", "handler", "mounts", "image"];
 /// What stands for a template while the form of its executor is checked. A problem counts when no
 /// value can cure it.
-const SAMPLES: [&str; 3] = ["1", "x", "http://x/"];
+const SAMPLES: [&str; 4] = ["1", "x", "http://x/", "/x"];
 
 /// Everything that is wrong with a task type as a document.
 pub(super) fn violations(task_type: &pb::TaskType) -> Vec<Violation> {
