@@ -115,7 +115,11 @@ fn in_memory(docker: &pb::Docker, granted: &Granted) -> HashMap<String, String> 
             let taken = |bind: &Bind| bind.target.trim_end_matches('/') == target;
             !target.is_empty() && !granted.binds.iter().any(taken)
         })
-        .map(|target| (target, format!("rw,exec,nosuid,nodev,size={size}m,mode=1777")))
+        // Older engines keep the mode that the folder has in the image: then it counts whose it is.
+        .map(|target| {
+            let owner = "mode=1777,uid=1000,gid=1000";
+            (target, format!("rw,exec,nosuid,nodev,size={size}m,{owner}"))
+        })
         .collect()
 }
 
@@ -176,7 +180,10 @@ mod tests {
         for absent in ["Binds", "CapAdd", "Devices", "PidMode", "VolumesFrom", "Runtime"] {
             assert!(host.get(absent).is_none_or(Value::is_null), "{absent}");
         }
-        assert_eq!(host["Tmpfs"], json!({ "/tmp": "rw,exec,nosuid,nodev,size=32m,mode=1777" }));
+        assert_eq!(
+            host["Tmpfs"],
+            json!({ "/tmp": "rw,exec,nosuid,nodev,size=32m,mode=1777,uid=1000,gid=1000" })
+        );
     }
 
     #[test]
