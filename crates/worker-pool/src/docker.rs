@@ -15,7 +15,7 @@ mod usage;
 mod watch;
 pub(crate) mod yard;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bus::Bus;
 use common::{limits, pb};
@@ -47,6 +47,8 @@ pub(crate) struct Docker {
     /// The identity of the log.
     log: Arc<OnceCell<String>>,
     yard: Arc<Yard>,
+    /// How long the engine may be away while a container runs.
+    patience: Duration,
 }
 
 /// Everything that one container needs.
@@ -72,8 +74,8 @@ impl Docker {
         most: Limits,
         (bus, worker): (Bus, String),
     ) -> Self {
-        let (log, yard) = (Arc::default(), Arc::default());
-        Self { engine, environment, most, worker, bus, log, yard }
+        let (log, yard, patience) = (Arc::default(), Arc::default(), limits::ENGINE_AWAY_MAX);
+        Self { engine, environment, most, worker, bus, log, yard, patience }
     }
 
     /// Whoever removes what is left over.
@@ -112,7 +114,7 @@ impl Docker {
             }
         };
         let (client, id) = (running.client.clone(), running.id.clone());
-        let result = running.see_through(attempt, docker, &plan.redactor).await;
+        let result = running.see_through(attempt, docker, (&plan.redactor, self.patience)).await;
         remove(&client, &id, place).await;
         result
     }

@@ -168,7 +168,7 @@ async fn a_container_gets_what_it_was_granted_and_leaves_nothing_else() -> anyho
         }),
     );
     let look = yard.rig.submit(look).await?;
-    let bridged = script("ls /sys/class/net; sleep 2", &json!({ "network": "bridge" }));
+    let bridged = script("ls /sys/class/net; sleep 3", &json!({ "network": "bridge" }));
     let bridged = yard.rig.submit(bridged).await?;
     let fails = yard.rig.submit(script("echo so; echo bad >&2; exit 3", &json!({}))).await?;
     let fine = yard.rig.submit(script("exit 3", &json!({ "ok_codes": [3] }))).await?;

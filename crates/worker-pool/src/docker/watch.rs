@@ -80,7 +80,7 @@ impl Running {
         self,
         attempt: &AttemptContext,
         docker: &pb::Docker,
-        redactor: &Redactor,
+        (redactor, patience): (&Redactor, Duration),
     ) -> AttemptResult {
         let Self { client, id, streams, stdin, started } = self;
         let AttachContainerResults { output, input } = streams;
@@ -99,7 +99,7 @@ impl Running {
             };
             // The one that ends is the wait; the others only go along.
             let end = tokio::select! {
-                end = until_over(&client, &id) => end,
+                end = until_over(&client, &id, patience) => end,
                 () = stop(&client, &id, attempt) => Ok(End::default()),
                 () = along => Ok(End::default()),
             };
@@ -138,7 +138,7 @@ fn left(
 }
 
 /// Waits for the end of a container, also of one whose engine is away for a while.
-async fn until_over(client: &Client, id: &str) -> Result<End, AttemptError> {
+async fn until_over(client: &Client, id: &str, patience: Duration) -> Result<End, AttemptError> {
     let mut away = None;
     loop {
         match client.wait(id).await {
@@ -147,7 +147,7 @@ async fn until_over(client: &Client, id: &str) -> Result<End, AttemptError> {
             Err(trouble @ Trouble::Missing(_)) => return Err(judge::lost(&trouble)),
             Err(trouble) => {
                 let since = *away.get_or_insert_with(Instant::now);
-                if since.elapsed() > limits::ENGINE_AWAY_MAX {
+                if since.elapsed() > patience {
                     return Err(judge::lost(&trouble));
                 }
             }
@@ -207,7 +207,13 @@ async fn feed(mut input: Pin<Box<dyn AsyncWrite + Send>>, text: Option<String>) 
 /// Reads what the container uses for as long as the engine tells.
 async fn read_usage(client: &Client, id: &str, started: Instant, readings: &mut Readings) {
     let mut stats = Box::pin(client.stats(id));
-    while let Some(Ok(reading)) = stats.next().await {
-        readings.push(&reading, started.elapsed());
+    while let Some(reading) = stats.next().await {
+        match reading {
+            Ok(reading) => readings.push(&reading, started.elapsed()),
+            Err(error) => {
+                tracing::debug!(%error, "the engine tells no more of what a container uses");
+                return;
+            }
+        }
     }
 }
