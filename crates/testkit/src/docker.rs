@@ -76,6 +76,8 @@ impl DockerEngine {
                 format!("{program} is missing: `make test-tools` installs it for root")
             })?;
         }
+        let is_dynamic = Command::new("ldd").arg(busybox()?).output()?.status.success();
+        ensure!(!is_dynamic, "busybox is not static: install busybox-static");
         let dir = tempfile::Builder::new().prefix("jetmill-docker-").tempdir()?;
         let cgroup = dir.path().file_name().context("a folder has a name")?;
         let cgroup = cgroup.to_string_lossy().into_owned();
@@ -119,8 +121,7 @@ impl DockerEngine {
         for folder in ["tmp", "data", "out"] {
             fs::create_dir(root.join(folder))?;
         }
-        let busybox = process::on_path("busybox").context("busybox is missing")?;
-        fs::copy(busybox, bin.join("busybox"))?;
+        fs::copy(busybox()?, bin.join("busybox"))?;
         for program in PROGRAMS {
             symlink("busybox", bin.join(program))?;
         }
@@ -150,6 +151,10 @@ impl Drop for DockerEngine {
         }
         remove_groups(&Path::new("/sys/fs/cgroup").join(&self.cgroup));
     }
+}
+
+fn busybox() -> anyhow::Result<PathBuf> {
+    process::on_path("busybox").context("busybox is missing")
 }
 
 /// Removes control groups that have no processes any more; what the kernel still needs stays.

@@ -353,6 +353,21 @@ mod tests {
     }
 
     #[test]
+    fn a_type_of_containers_says_what_they_may_use() {
+        let docker = |more: Value| {
+            let mut docker = json!({"image": "alpine:3", "working_dir": "{{ input.dir }}"});
+            for (name, value) in more.as_object().expect("an object") {
+                docker[name] = value.clone();
+            }
+            faults(with("executor", json!({"docker": docker})))
+        };
+        assert!(docker(json!({"cpus": 1, "memory_mb": 64})).is_empty());
+        assert_eq!(docker(json!({})), ["executor.docker.cpus", "executor.docker.memory_mb"]);
+        let of_input = json!({"cpus": 1, "memory_mb": 64, "image": "{{ input.image }}"});
+        assert_eq!(docker(of_input), ["executor.docker.image"], "an image is code");
+    }
+
+    #[test]
     fn code_and_references_are_no_templates() {
         let executor: pb::Executor = serde_json::from_value(json!({"shell": {
             "script": "echo {{ input.a }}",

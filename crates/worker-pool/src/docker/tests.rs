@@ -10,8 +10,8 @@ use std::{
 
 use common::pb;
 use jetmill_sdk::worker::{AttemptContext, AttemptResult, decode};
-use testkit::NatsServer;
 use serde_json::{Value, json};
+use testkit::NatsServer;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -213,6 +213,22 @@ async fn run(fake: &Fake) -> AttemptResult {
     run_in(&bench(&fake.socket()).await).await
 }
 
+impl Bench {
+    /// The same executor with another engine.
+    fn with(&self, fake: &Fake) -> Docker {
+        let mut docker = self.docker.clone();
+        docker.engine.socket = fake.socket();
+        docker
+    }
+
+    async fn run(&self, fake: &Fake) -> AttemptResult {
+        let (attempt, spec) = attempt(&CancellationToken::new());
+        let docker = self.with(fake);
+        let run = docker.run(&attempt, &spec, None, "");
+        timeout(PATIENCE, run).await.expect("it does not hang")
+    }
+}
+
 fn code(result: &AttemptResult) -> (&str, bool) {
     result.error.as_ref().map_or(("", false), |e| (e.code.as_str(), e.retryable))
 }
@@ -253,6 +269,7 @@ async fn no_engine_is_told_with_what_to_do() {
 #[tokio::test]
 async fn what_an_engine_refuses_is_told_in_its_words() {
     let create = "POST /containers/create";
+    let bench = bench(Path::new("/none")).await;
     for (request, answer, expected, part) in [
         (
             "GET /images/box:1/json",
@@ -281,13 +298,13 @@ async fn what_an_engine_refuses_is_told_in_its_words() {
         ("GET /containers/json", problem(500, "busy"), ("engine_failed", true), "busy"),
     ] {
         let fake = Fake::but([(request, vec![answer])]);
-        let result = run(&fake).await;
+        let result = bench.run(&fake).await;
         assert_eq!(code(&result), expected, "{request}");
         let told = result.error.expect("an error").message;
         assert!(told.contains(part) && !told.contains("s3cret"), "{request}: {told}");
     }
     let fake = Fake::but([(create, vec![problem(409, "the name is in use")])]);
-    run(&fake).await;
+    bench.run(&fake).await;
     assert_eq!(fake.asked("DELETE"), [""; 0], "what is another's is not touched");
 }
 
@@ -345,11 +362,6 @@ async fn an_earlier_attempt_ends_before_the_next_and_a_later_one_ends_this() {
         let one = json!({ "Id": format!("old-{attempt}"), "Names": ["/a"], "Labels": labels });
         vec![Answer::Json(200, json!([one]))]
     };
-    let with = |fake: &Fake| {
-        let mut docker = bench.docker.clone();
-        docker.engine.socket = fake.socket();
-        docker
-    };
     for (attempt, log, removed, expected) in [
         (1, log.as_str(), 2, ""),
         (2, &log, 2, ""),
@@ -357,10 +369,7 @@ async fn an_earlier_attempt_ends_before_the_next_and_a_later_one_ends_this() {
         (1, "another", 1, ""),
     ] {
         let fake = Fake::but([("GET /containers/json", listed(attempt, log))]);
-        let (context, spec) = self::attempt(&CancellationToken::new());
-        let docker = with(&fake);
-        let result = timeout(PATIENCE, docker.run(&context, &spec, None, "")).await;
-        let result = result.expect("it does not hang");
+        let result = bench.run(&fake).await;
         assert_eq!(code(&result).0, expected, "attempt {attempt} of {log}");
         assert_eq!(fake.asked("DELETE").len(), removed, "attempt {attempt} of {log}");
     }
@@ -395,8 +404,6 @@ async fn what_is_cancelled_while_it_begins_is_left_to_the_keeper() {
         { "Id": "d", "Names": ["/d"], "Labels": owner(&log, "lives") },
     ]);
     let fake = Fake::but([("GET /containers/json", vec![Answer::Json(200, listed)])]);
-    let mut docker = bench.docker.clone();
-    docker.engine.socket = fake.socket();
-    timeout(PATIENCE, docker.keeper().leave()).await.expect("it does not hang");
+    timeout(PATIENCE, bench.with(&fake).keeper().leave()).await.expect("it does not hang");
     assert_eq!(fake.asked("DELETE").len(), 1);
 }
