@@ -219,6 +219,23 @@ fn a_submission_says_what_it_wants_and_the_type_says_the_rest() {
 }
 
 #[test]
+fn a_type_that_reads_its_input_takes_none_that_it_cannot_see() {
+    let digest = format!("SHA-256={}=", "a".repeat(43));
+    let place = json!({"input_object": {"name": "n", "bytes": 300_000, "digest": digest}});
+    let resolve = |of_type: Value| compiled(of_type).resolve(submission(place.clone()), NOW);
+    let resolved = resolve(with_argv(json!(["cat"]))).expect("it does not look at its input");
+    assert_eq!(resolved.spec.input_object, submission(place.clone()).input_object);
+    let unique = json!({"key": "{{ a }}", "period": "1h"});
+    let mut keyed = with_argv(json!(["cat"]));
+    keyed["unique"] = unique;
+    for of_type in [with_argv(json!(["echo", "{{ a }}"])), with_schema(json!({})), keyed] {
+        let found = resolve(of_type).expect_err("it would not see its input");
+        assert_eq!(found.first().map(|v| v.field.as_str()), Some("input"));
+        assert!(text(&found).contains("300000 bytes"), "{}", text(&found));
+    }
+}
+
+#[test]
 fn every_problem_of_an_input_is_named_by_its_pointer() {
     let compiled = compiled(with_schema(json!({
         "type": "object", "required": ["a", "b"], "additionalProperties": false,
@@ -265,6 +282,14 @@ fn a_schema_refers_to_itself_only_and_comes_to_an_end() {
             "back to itself",
         ),
         (json!({"$ref": "#/nowhere"}), "not there"),
+        (
+            json!({"dependencies": {"const": {"properties": {"const": {"$ref": "#"}}}}}),
+            "back to itself",
+        ),
+        (
+            json!({"$defs": {"a%25b": {}, "a%b": {"items": {"$ref": "#/$defs/a%25b"}}}}),
+            "without `%`",
+        ),
         (json!({"$dynamicRef": "#a"}), "must not have `$dynamicRef`"),
         (json!({"$id": "https://example.com/"}), "must not have `$id`"),
         (json!({"type": "strnig"}), "no JSON Schema at /type"),
@@ -310,6 +335,7 @@ fn templates_place_values() {
     check("{{ input.a }}", json!({"a": {"b": 1.5}}), r#"{"b":1.5}"#);
     check("{{ input.a | tojson }}", json!({"a": "\"<&"}), r#""\"<&""#);
     check("{{ input.a }}", json!({"a": "<b>&\"'"}), "<b>&\"'");
+    check("/{{ input.a | urlencode }}", json!({"a": "é/..?x=1 &~"}), "/%C3%A9%2F..%3Fx%3D1%20%26~");
     check("{{ input.a | quote }}", json!({"a": "it's; rm -rf /"}), r"'it'\''s; rm -rf /'");
     check("{{ input.l | join(',') }}", json!({"l": ["a", 2, "c"]}), "a,2,c");
     check("{% for x in input.l %}{{ x | upper }} {% endfor %}", json!({"l": ["a", "b"]}), "A B ");
@@ -335,6 +361,9 @@ fn what_is_missing_is_an_error_that_names_it() {
 fn templates_cannot_grow_without_end() {
     refuses("{{ 'a' * 100000000 }}", json!({}), "must not have `*`");
     refuses("{{ input.a ~ input.a }}", json!({"a": "x"}), "must not have `~`");
+    refuses("{{ input.a + input.a }}", json!({"a": "x"}), "must not have `+`");
+    let doubled = "{% for a in ['xx'] %}{%- for b in [a+a+a+a] -%}{% endfor %}{% endfor %}";
+    refuses(doubled, json!({}), "must not have `+`");
     refuses("{% set x = 1 %}", json!({}), "must not have `set`");
     refuses("{%- macro m() %}{{ m() }}{% endmacro %}", json!({}), "must not have `macro`");
     refuses("{% include 'a' %}", json!({}), "must not have `include`");

@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use common::limits::OBJECT_BYTES_MAX;
 use nix::{
     sys::signal::Signal,
     unistd::{dup2_stderr, dup2_stdout},
@@ -46,8 +47,8 @@ use limits::Limits;
 use reap::Group;
 use watch::{Tell, Watch};
 
-/// Longest order, in bytes: a spec of the largest size, escaped.
-pub(crate) const ORDER_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Longest order, in bytes: the largest input as a text in a text, escaped twice, and the rest of a spec.
+pub(crate) const ORDER_BYTES_MAX: u64 = 5 * OBJECT_BYTES_MAX as u64;
 
 /// What is to be run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,7 +196,10 @@ fn command(order: &Order, name: &str, file: &Path) -> Command {
         .args(arguments)
         .current_dir(&order.cwd)
         .stdin(if order.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
-        .process_group(0);
+        .process_group(0)
+        // Makes it a fork: a child that shares this process's memory until it executes would be
+        // counted as having had all of that.
+        .gid(rustix::process::getgid().as_raw());
     command
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Streams {
     pub(crate) out: Option<OutputStream>,
     /// The same for its standard error.
     pub(crate) err: Option<OutputStream>,
-    /// How much of the end of each is kept, in bytes.
+    /// How much of the end of standard output is kept, in bytes.
     pub(crate) kept: usize,
 }
 
@@ -92,8 +92,9 @@ impl Attendant {
         redactor: &Redactor,
         streams: &Streams,
     ) -> Ended {
-        let carrier = |stream| Carrier::new(attempt, stream, redactor.clone(), streams.kept);
-        let (mut out, mut err) = (carrier(streams.out), carrier(streams.err));
+        let carrier = |stream, kept| Carrier::new(attempt, stream, redactor.clone(), kept);
+        let mut out = carrier(streams.out, streams.kept);
+        let mut err = carrier(streams.err, limits::RESULT_STDERR_BYTES_MAX);
         let pipes = (self.process.stdout.take(), self.process.stderr.take());
         let mut pipes =
             Box::pin(future::join(carry(pipes.0, &mut out), carry(pipes.1, &mut err)).fuse());

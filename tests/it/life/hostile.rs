@@ -17,10 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{
-    rig::{Rig, value},
-    support::SOON,
-};
+use crate::{rig::Rig, support::SOON};
 
 /// Joins its attendant's group, where no signal to its own reaches it.
 const LEAVES: [&str; 3] = ["perl", "-e", "setpgrp(0, getppid()) or die; sleep 300"];
@@ -302,7 +299,8 @@ async fn what_is_hostile_harms_nobody_and_hangs_nowhere() -> anyhow::Result<()> 
     for id in [&beside, &allowed, &zombie] {
         rig.completes(id).await?;
     }
-    let read = value(rig.completes(&endless).await?.result.as_ref());
+    rig.completes(&endless).await?;
+    let read = rig.result(&endless).await?;
     assert_eq!(read["truncated"], true);
     within_bounds(&rig, &sent).await?;
     // Nothing of all this is left, and the worker goes on.

@@ -7,7 +7,7 @@ use runtime::config::Reader;
 use worker_pool::roles::{Role, Roles};
 
 /// The words of executors that a role may name.
-const EXECUTORS: [&str; 5] = ["shell", "nats", "http", "lua", "worker"];
+const EXECUTORS: [&str; 6] = ["shell", "nats", "http", "lua", "docker", "worker"];
 
 /// What allows no secret at all: an empty list would read so, and is refused.
 const NONE: &str = "none";
@@ -47,6 +47,8 @@ fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
             }
             role.paths = items().map(Into::into).collect();
         }
+        "images" => role.images = items().map(str::to_owned).collect(),
+        "network" => role.network = Some(text.parse()?),
         "hosts" => role.hosts = items().map(str::parse).collect::<Result<_, _>>()?,
         "secrets" if text == NONE => role.secrets = Some(Vec::new()),
         "secrets" => {
@@ -62,7 +64,8 @@ fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
         }
         _ => {
             return Err(
-                "must be executors, commands, env, paths, secrets, hosts or max_timeout".into()
+                "must be executors, commands, env, paths, secrets, hosts, images, network or max_timeout"
+                    .into(),
             );
         }
     }
@@ -74,6 +77,7 @@ mod tests {
     use std::{path::Path, time::Duration};
 
     use runtime::config::Layers;
+    use worker_pool::Network;
 
     use super::*;
 
@@ -98,26 +102,36 @@ mod tests {
             secrets = ["env:HOOK", "file:token"]
             [roles.guest]
             secrets = "none"
+            [roles.tester]
+            executors = ["docker"]
+            images = ["alpine:3"]
+            network = "none"
         "#;
         let Roles(roles) = of(text).expect("valid");
         assert_eq!(
             roles.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
-            ["coder", "guest", "researcher"]
+            ["coder", "guest", "researcher", "tester"]
         );
         let secrets = roles.iter().map(|r| r.secrets.as_ref().map(Vec::len)).collect::<Vec<_>>();
-        assert_eq!(secrets, [None, Some(0), Some(2)]);
+        assert_eq!(secrets, [None, Some(0), Some(2), None]);
         let coder = roles.first().expect("one");
         assert_eq!(coder.commands, ["git", "cargo test"]);
         assert_eq!(coder.env, ["LEVEL"]);
         assert_eq!(coder.max_timeout, Some(Duration::from_secs(300)));
         assert_eq!(coder.hosts, []);
+        let tester = roles.last().expect("another");
+        assert_eq!(
+            (tester.images.as_slice(), tester.network),
+            (&["alpine:3".to_owned()][..], Some(Network::None))
+        );
     }
 
     #[test]
     fn everything_that_is_wrong_with_roles_is_told() {
         let text = r#"
             [roles.a]
-            executors = ["docker"]
+            executors = ["ssh"]
+            network = "host"
             paths = ["code"]
             hosts = ["https://a"]
             max_timeout = "soon"
@@ -126,7 +140,8 @@ mod tests {
             secrets = ["HOOK"]
         "#;
         let told = of(text).expect_err("not valid");
-        for key in ["executors", "paths", "hosts", "max_timeout", "tools", "commands", "secrets"] {
+        let fields = ["executors", "network", "paths", "hosts", "max_timeout", "tools"];
+        for key in fields.into_iter().chain(["commands", "secrets"]) {
             assert!(told.contains(&format!("roles.a.{key} must ")), "{key} in {told}");
         }
     }
