@@ -120,7 +120,8 @@ fn attend() -> io::Result<()> {
     let own = order.folder.clone();
     let report = match start(&order) {
         Ok(child) => {
-            say(&socket, &Said::Started(child.id().cast_signed()))?;
+            // A worker that is gone has closed the socket, and that ends the command.
+            let _ = say(&socket, &Said::Started(child.id().cast_signed()));
             see_through(child, order, lines, &socket)
         }
         Err(fault) => Report { error: Some(fault), ..Report::default() },
@@ -166,12 +167,12 @@ fn start(order: &Order) -> Result<Child, Fault> {
     let child = oom::first(|| command(order, name, &file).spawn()).map_err(|e| {
         fault("cannot_start", format!("the program {name:?} could not be started: {e}"))
     })?;
-    let_go_of_output()
-        .map_err(|e| fault("cannot_start", format!("cannot let go of its output: {e}")))?;
+    // Where it cannot, the output ends with this process.
+    let _ = let_go_of_output();
     Ok(child)
 }
 
-/// The output is the command's alone: it ends with the last of its processes.
+/// Leaves the output to the command alone: it ends with the last of its processes.
 fn let_go_of_output() -> io::Result<()> {
     let nowhere = File::options().write(true).open("/dev/null")?;
     dup2_stdout(&nowhere)?;

@@ -33,8 +33,8 @@ use crate::{
 /// have been handed one.
 const PIPES_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long the attendant may take to be gone after its report. A large folder takes it longer: it
-/// goes on alone.
-const GONE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// goes on alone. Short enough that the end of a killed command is still told in time.
+const GONE_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Longest report, in bytes.
 const REPORT_BYTES_MAX: u64 = 64 * 1024;
 

@@ -59,7 +59,7 @@ mod tests {
     fn who_was_killed_while_the_kernel_killed_was_out_of_memory() {
         let ended = |exit, signal| Report { exit, signal, ..Report::default() };
         let (killed, last) = (ended(None, Some(9)), ended(Some(137), None));
-        let is_out = |report, before, now| fault(report, before, now).is_some();
+        let is_out = |report: &Report, before, now| fault(report, before, now).is_some();
         assert!(is_out(&killed, Some(4), Some(5)) && is_out(&last, Some(4), Some(6)));
         assert!(!is_out(&killed, Some(5), Some(5)), "somebody else killed it");
         assert!(!is_out(&killed, None, Some(5)) && !is_out(&killed, Some(5), None));
