@@ -104,10 +104,11 @@ mod tests {
         let top = around.path().join("top");
         fs::create_dir(&top).expect("a folder");
         let mut deepest = fs::File::open(&top).expect("open");
-        for _ in 0..3_000 {
-            mkdirat(&deepest, "d", Mode::RWXU).expect("a folder");
-            let below = openat(&deepest, "d", OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty());
-            deepest = below.expect("open").into();
+        let name = "d".repeat(200);
+        for _ in 0..100 {
+            mkdirat(&deepest, &name, Mode::RWXU).expect("a folder");
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+            deepest = openat(&deepest, &name, flags, Mode::empty()).expect("open").into();
         }
         remove(&top).expect("it goes");
         assert!(!top.exists());

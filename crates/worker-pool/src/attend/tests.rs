@@ -231,7 +231,7 @@ fn leaves_its_group() {
     if std::env::var_os(LEAVES).is_some() {
         let other = getpgid(Some(getppid())).expect("the attendant's group");
         setpgid(Pid::from_raw(0), other).expect("a group of the same session");
-        let script = "echo left; sleep 60; echo >survived";
+        let script = "echo left; sleep 20; echo >survived";
         panic!("{}", Command::new("/bin/sh").args(["-c", script]).exec());
     }
 }

@@ -245,7 +245,7 @@ async fn a_child_that_nobody_waits_for_counts_all_the_same() {
         async move { run(&bench(), shell).await.error.expect("a limit").code }
     };
     // Bounded in themselves, should a limit fail.
-    let zombies = "for (1..60) { fork or exit } sleep 60";
+    let zombies = "for (1..60) { fork or exit } sleep 20";
     assert_eq!(perl(zombies, json!({ "processes": 20 })).await, "process_limit");
     let forgotten = "$SIG{CHLD} = 'IGNORE'; for (1..20) { \
         fork or do { $x++ until (times)[0] > 0.2; exit }; wait }";
@@ -256,7 +256,7 @@ async fn a_child_that_nobody_waits_for_counts_all_the_same() {
 async fn a_bomb_ends_though_nobody_set_a_limit() {
     // Bounded in itself, should the limit fail; what it starts waits for a word that nobody says.
     let bomb = "mkfifo word; exec 3<>word; i=0; while [ $i -lt 3000 ]; do \
-        (read x <&3) & i=$((i+1)); done; wait";
+        (read x <&3) & i=$((i+1)); done; sleep 20";
     let (code, message) = ends(bomb, Value::Null).await;
     assert!(code == "process_limit" && message.contains("1024 processes"), "{code}: {message}");
 }
