@@ -101,6 +101,11 @@ impl View {
         self.ends(id, pb::TaskState::Completed).await
     }
 
+    /// What a task that ended produced, whole.
+    pub(crate) async fn result(&self, id: &TaskId) -> anyhow::Result<Value> {
+        Ok(value(self.client.result(&Tenant::default(), id).await?.result.as_ref()))
+    }
+
     /// Waits for a failure with this cause and code.
     pub(crate) async fn fails(
         &self,
@@ -237,7 +242,8 @@ pub(crate) fn gate() -> Gate {
 /// Reads a submission written as JSON.
 pub(crate) fn spec(task: Value) -> anyhow::Result<TaskSpec> {
     let spec: pb::TaskSpec = serde_json::from_value(task).context("no submission")?;
-    TaskSpec::parse(spec).map_err(|problems| anyhow::anyhow!("no valid submission: {problems:?}"))
+    TaskSpec::submitted(spec)
+        .map_err(|problems| anyhow::anyhow!("no valid submission: {problems:?}"))
 }
 
 pub(crate) fn is_over(state: pb::TaskState) -> bool {

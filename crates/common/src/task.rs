@@ -2,6 +2,7 @@
 
 mod check;
 pub mod http;
+mod object;
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::{
     pb::{self, executor},
     time::Timestamp,
 };
+
+pub use object::{json_problem, object_problem};
 
 /// Priority of a task that names none.
 pub const PRIORITY: u8 = 5;
@@ -121,17 +124,23 @@ pub enum On {
 pub(crate) const SCHEDULED: &str = "is set by the scheduler: `jetmill schedule` sets schedules";
 
 impl TaskSpec {
-    /// Takes a submission at a door: what only the scheduler may say is refused.
+    /// Checks a submission, fills in the defaults, and reports everything that is wrong at once.
+    pub fn parse(spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
+        Self::with_input_up_to(limits::INPUT_BYTES_MAX, spec)
+    }
+
+    /// The same at a door: what only the scheduler may say is refused, and an input may be as large as
+    /// an object. The log takes no such submission: whoever submits puts its input into the object
+    /// store first.
     pub fn submitted(spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
         if spec.schedule.is_some() {
             return Err(vec![Violation { field: "schedule".into(), problem: SCHEDULED.into() }]);
         }
-        Self::parse(spec)
+        Self::with_input_up_to(limits::OBJECT_BYTES_MAX, spec)
     }
 
-    /// Checks a submission, fills in the defaults, and reports everything that is wrong at once.
-    pub fn parse(mut spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
-        let violations = check::violations(&spec);
+    fn with_input_up_to(max: usize, mut spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
+        let violations = check::violations(&spec, max);
         if !violations.is_empty() {
             return Err(violations);
         }
@@ -179,6 +188,25 @@ impl TaskSpec {
         if fits && self.0.traceparent.is_empty() {
             traceparent.clone_into(&mut self.0.traceparent);
         }
+        self
+    }
+
+    /// The input, when it is too large for an event.
+    pub fn large_input(&self) -> Option<&pb::Json> {
+        self.0.input.as_ref().filter(|json| json.text.len() > limits::INPUT_BYTES_MAX)
+    }
+
+    /// The same with the place of its input instead of the input.
+    #[must_use]
+    pub fn with_input_in(mut self, object: pb::Object) -> Self {
+        (self.0.input, self.0.input_object) = (None, Some(object));
+        self
+    }
+
+    /// The same with the input that was fetched from its place.
+    #[must_use]
+    pub fn with_input(mut self, input: pb::Json) -> Self {
+        (self.0.input, self.0.input_object) = (Some(input), None);
         self
     }
 
@@ -299,8 +327,8 @@ impl TaskSpec {
         self.0.deadline.map(Timestamp::from).or_else(|| sla.map(|d| created.after(d)))
     }
 
-    /// A digest of what was asked for: all but trace, notify, points in time and the key behind
-    /// the id, in which a second try of the same submission may differ.
+    /// A digest of what was asked for: all but trace, notify, points in time, the key behind the id
+    /// and the name of a large input, in which a second try of the same submission may differ.
     ///
     /// Two submissions under one id are the same when their digests are.
     pub fn digest(&self) -> u64 {
@@ -310,6 +338,10 @@ impl TaskSpec {
         body.idempotency_key.clear();
         body.run_at = None;
         body.deadline = None;
+        if let Some(object) = &mut body.input_object {
+            // Each try puts it in again. What it says is in its own digest.
+            object.name.clear();
+        }
         let hash = Sha256::digest(body.encode_to_vec());
         u64::from_be_bytes(*hash.first_chunk().expect("invariant: a digest has 32 bytes"))
     }

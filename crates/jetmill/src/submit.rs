@@ -84,6 +84,7 @@ pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
 pub(crate) async fn described(args: &TaskArgs, command: &[String]) -> anyhow::Result<pb::TaskSpec> {
     let files = spec::Files {
         stdin: text("--stdin", args.stdin.as_deref()).await?,
+        input: text("--input-file", args.input_file.as_deref()).await?,
         lua: text("--lua", args.lua.as_deref()).await?,
     };
     Ok(spec::build(args, command, files)?)
@@ -121,7 +122,7 @@ pub(crate) async fn send(
         output::note(submitted(&submission))?;
     }
     waiter.expect(&submission);
-    let outcome = waiter.next().await;
+    let outcome = session.client.whole(waiter.next().await).await?;
     let exit = show::finish(session, &outcome)?;
     if !session.ui.json && exit == Exit::Done {
         output::note(task::end(&outcome))?;

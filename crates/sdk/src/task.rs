@@ -239,7 +239,7 @@ impl Task {
     /// The submission, or everything that is wrong with it.
     pub fn build(self) -> Result<TaskSpec, ApiError> {
         let Self { spec, mut violations } = self;
-        match TaskSpec::parse(spec) {
+        match TaskSpec::submitted(spec) {
             Ok(spec) if violations.is_empty() => Ok(spec),
             Ok(_) => Err(ApiError::invalid(violations)),
             Err(more) => {

@@ -17,7 +17,7 @@ use crate::{
 const STREAMS: Streams = Streams {
     out: Some(OutputStream::Stdout),
     err: Some(OutputStream::Stderr),
-    kept: limits::RESULT_OUTPUT_BYTES_MAX,
+    kept: limits::PROCESS_RESULT_BYTES_MAX,
 };
 
 /// Runs commands.

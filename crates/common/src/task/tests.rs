@@ -266,6 +266,55 @@ fn every_value_has_its_size_and_depth() {
     check("task", json!({"executor": {"shell": {"argv": argv}}}));
 }
 
+fn place(name: &str) -> Value {
+    json!({"name": name, "bytes": 300_000, "digest": format!("SHA-256={}=", "a".repeat(43))})
+}
+
+#[test]
+fn every_large_input_has_its_place() {
+    spec(json!({"input_object": place("01a1fc43-3a9f-72b3-94f1-8a35edd4126f")}));
+    check("input_object", json!({"input_object": place("a"), "input": 1}));
+    for (field, bad) in [
+        ("name", json!("")),
+        ("name", json!("a.b")),
+        ("name", json!("a".repeat(limits::NAME_BYTES_MAX + 1))),
+        ("bytes", json!(0)),
+        ("bytes", json!(limits::OBJECT_BYTES_MAX + 1)),
+        ("digest", json!("SHA-256=abc")),
+        ("digest", json!(format!("MD5={}=", "a".repeat(43)))),
+        ("digest", json!(format!("SHA-256={}", " ".repeat(44)))),
+    ] {
+        let mut object = place("a");
+        object[field] = bad;
+        check("input_object", json!({"input_object": object}));
+    }
+}
+
+#[test]
+fn doors_take_what_the_log_does_not() {
+    let input = |bytes: usize| {
+        let text = format!("{:?}", "a".repeat(bytes));
+        pb::TaskSpec { input: Some(pb::Json { text }), ..Default::default() }
+    };
+    let small = TaskSpec::submitted(input(10)).expect("valid");
+    assert_eq!(small.large_input(), None);
+    let large = input(limits::INPUT_BYTES_MAX + 1);
+    assert_eq!(faults_of(large.clone()), ["input"]);
+    let large = TaskSpec::submitted(large).expect("valid at a door");
+    assert!(large.large_input().is_some());
+    let object: pb::Object = serde_json::from_value(place("a")).expect("a place");
+    let kept = large.with_input_in(object);
+    let kept = TaskSpec::parse(kept.into_pb()).expect("valid in the log");
+    let whole = kept.with_input(pb::Json { text: "1".into() }).into_pb();
+    assert_eq!((whole.input, whole.input_object), (Some(pb::Json { text: "1".into() }), None));
+    let too_large = TaskSpec::submitted(input(limits::OBJECT_BYTES_MAX)).expect_err("too large");
+    assert_eq!(too_large.first().map(|v| v.field.as_str()), Some("input"));
+    let mut long = input(limits::INPUT_BYTES_MAX + 1);
+    long.description = "a".repeat(limits::SPEC_BYTES_MAX);
+    let fields = TaskSpec::submitted(long).expect_err("the rest is too large");
+    assert_eq!(fields.last().map(|v| v.field.as_str()), Some("task"));
+}
+
 #[test]
 fn everything_that_is_wrong_is_said_at_once() {
     let found = faults(json!({
@@ -374,6 +423,14 @@ fn a_key_stands_for_one_id_in_each_tenant() {
 #[test]
 fn the_digest_is_of_what_was_asked_for() {
     let of = |value: Value| spec(value).digest();
+    // A second try puts its input in again, under another name.
+    let large = |name, digest: &str| {
+        let mut object = place(name);
+        object["digest"] = json!(format!("SHA-256={}=", digest.repeat(43)));
+        of(json!({"input_object": object}))
+    };
+    assert_eq!(large("a", "x"), large("b", "x"));
+    assert_ne!(large("a", "x"), large("a", "y"));
     let plain = of(json!({"task_id": "a", "title": "t"}));
     for same in [
         json!({"task_id": "a", "title": "t", "notify": "_INBOX.x"}),

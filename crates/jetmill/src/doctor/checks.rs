@@ -127,6 +127,11 @@ async fn streams(bus: &Bus) -> Vec<Finding> {
             Err(_) => missing.push(name),
         }
     }
+    findings.push(match bus.jetstream().get_stream(subject::OBJECTS_STREAM).await {
+        Ok(stream) => objects(stream.cached_info()),
+        Err(_) => Finding::fail("objects", "the object store is missing")
+            .help("`jetmill dev` and `jetmill serve` make it; see what they say"),
+    });
     findings.push(if missing.is_empty() {
         Finding::ok("streams", "all there")
     } else {
@@ -158,6 +163,20 @@ fn log(info: &async_nats::jetstream::stream::Info) -> Finding {
         used if wall > 0 && used >= nearly_full => Finding::fail("log", found).help(help),
         used if wall > 0 && used >= nearly_full / 4 * 3 => Finding::warn("log", found).help(help),
         _ => Finding::ok("log", found),
+    }
+}
+
+/// Large inputs and results.
+fn objects(info: &async_nats::jetstream::stream::Info) -> Finding {
+    let (used, wall) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0));
+    let found = format!("{} of {}", table::bytes(used), table::bytes(wall));
+    let help = "a full store refuses large inputs, and attempts with large results fail: give it more with \
+                `nats stream edit OBJ_OBJECTS --max-bytes=…`, or keep them for a shorter time \
+                (registry.objects_kept)";
+    match used {
+        used if wall > 0 && used >= wall / 100 * 95 => Finding::fail("objects", found).help(help),
+        used if wall > 0 && used >= wall / 100 * 75 => Finding::warn("objects", found).help(help),
+        _ => Finding::ok("objects", found),
     }
 }
 

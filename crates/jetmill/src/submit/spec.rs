@@ -52,6 +52,9 @@ pub(crate) struct TaskArgs {
     /// The input, as JSON
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
+    /// A file with the input, as JSON, of any size; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "input")]
+    pub(super) input_file: Option<PathBuf>,
     /// What people read in lists
     #[arg(long)]
     title: Option<String>,
@@ -145,6 +148,7 @@ impl TaskArgs {
             ("--id", self.id.is_some()),
             ("--key", self.key.is_some()),
             ("--input", self.input.is_some()),
+            ("--input-file", self.input_file.is_some()),
             ("--stdin", self.stdin.is_some()),
             ("--env", !self.env.is_empty()),
             ("--delay", self.delay.is_some()),
@@ -164,6 +168,7 @@ impl TaskArgs {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
     pub(super) stdin: Option<String>,
+    pub(super) input: Option<String>,
     pub(super) lua: Option<String>,
 }
 
@@ -191,8 +196,8 @@ pub(super) fn build(
             .transpose()?,
         tags: args.tags.clone(),
         queue: args.queue.as_ref().map(ToString::to_string).unwrap_or_default(),
+        input: input(args, &files)?,
         executor: Some(pb::Executor { kind: Some(executor(args, command, files)?) }),
-        input: args.input.as_deref().map(|json| parse_json("--input", json)).transpose()?,
         depends_on: args.depends_on.clone(),
         run_at: args.run_at.map(Into::into),
         delay: args.delay.map(Into::into),
@@ -201,6 +206,12 @@ pub(super) fn build(
         role: text(&args.role),
         ..pb::TaskSpec::default()
     })
+}
+
+fn input(args: &TaskArgs, files: &Files) -> Result<Option<pb::Json>, ApiError> {
+    let given = [("--input", &args.input), ("--input-file", &files.input)];
+    let mut given = given.into_iter().filter_map(|(flag, json)| Some((flag, json.as_deref()?)));
+    given.next().map(|(flag, json)| parse_json(flag, json)).transpose()
 }
 
 fn kind_word(args: &TaskArgs) -> &'static str {
@@ -275,7 +286,7 @@ fn executor(args: &TaskArgs, command: &[String], files: Files) -> Result<Kind, A
 }
 
 fn http(args: &TaskArgs) -> pb::Http {
-    let sends = args.body.is_some() || args.input.is_some();
+    let sends = args.body.is_some() || args.input.is_some() || args.input_file.is_some();
     let method = args.method.clone().unwrap_or(if sends { "POST".into() } else { String::new() });
     pb::Http {
         method,
@@ -351,7 +362,7 @@ mod tests {
         let args = TaskArgs { input: Some("{}".into()), ..args };
         let spec = build(&args, &[], Files::default()).expect("a task");
         assert_eq!(spec.title, "POST https://example.com/a");
-        let files = Files { lua: Some("function main() end".into()), stdin: None };
+        let files = Files { lua: Some("function main() end".into()), ..Files::default() };
         let args = TaskArgs { lua: Some("a.lua".into()), ..TaskArgs::default() };
         let spec = build(&args, &[], files).expect("a task");
         assert_eq!(spec.title, "a.lua");

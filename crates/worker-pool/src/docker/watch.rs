@@ -33,6 +33,10 @@ pub(super) struct Running {
     started: Instant,
 }
 
+/// The streams of a container, and how much of the end of each its result has.
+const STDOUT: (OutputStream, usize) = (OutputStream::Stdout, limits::PROCESS_RESULT_BYTES_MAX);
+const STDERR: (OutputStream, usize) = (OutputStream::Stderr, limits::RESULT_STDERR_BYTES_MAX);
+
 /// One stream of output on its way to the attempt.
 struct Channel<'a> {
     attempt: &'a AttemptContext,
@@ -42,9 +46,12 @@ struct Channel<'a> {
 }
 
 impl<'a> Channel<'a> {
-    fn new(attempt: &'a AttemptContext, stream: OutputStream, redactor: &Redactor) -> Self {
-        let tail = Tail::new(limits::RESULT_OUTPUT_BYTES_MAX);
-        Self { attempt, stream, redactor: redactor.clone(), tail }
+    fn new(
+        attempt: &'a AttemptContext,
+        (stream, kept): (OutputStream, usize),
+        redactor: &Redactor,
+    ) -> Self {
+        Self { attempt, stream, redactor: redactor.clone(), tail: Tail::new(kept) }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -84,8 +91,8 @@ impl Running {
     ) -> AttemptResult {
         let Self { client, id, streams, stdin, started } = self;
         let AttachContainerResults { output, input } = streams;
-        let mut out = Channel::new(attempt, OutputStream::Stdout, redactor);
-        let mut err = Channel::new(attempt, OutputStream::Stderr, redactor);
+        let mut out = Channel::new(attempt, STDOUT, redactor);
+        let mut err = Channel::new(attempt, STDERR, redactor);
         let mut readings = Readings::default();
         let end = {
             let mut output = Box::pin(carry(output, &mut out, &mut err).fuse());
