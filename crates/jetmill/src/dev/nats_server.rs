@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const CRASHES_MAX: u32 = 5;
 const ROW: Duration = Duration::from_secs(60);
 /// Bytes that streams besides the log and the object store reserve.
-const OTHER_STREAMS_BYTES: u64 = 3 << 30;
+const OTHER_STREAMS_BYTES: u64 = 4 << 30;
 
 /// The child.
 pub(crate) struct NatsServer {
