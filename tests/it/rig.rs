@@ -28,6 +28,13 @@ impl Rig {
         let view = View::of(&dev.addresses().nats).await?;
         Ok(Self { dev, view })
     }
+
+    /// Kills the platform, where it still runs, and starts it again on the same data.
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
+        self.dev.restart().await?;
+        self.view = View::of(&self.dev.addresses().nats).await?;
+        Ok(())
+    }
 }
 
 impl Deref for Rig {

@@ -140,6 +140,26 @@ pub const LUA_MEMORY_MB: u32 = 64;
 pub const LUA_MEMORY_MB_MAX: u32 = 1_024;
 /// Longest time of one attempt of a Lua script.
 pub const LUA_RUN_MAX: Duration = Duration::from_secs(30);
+/// Longest time of one attempt of a container.
+pub const CONTAINER_RUN_MAX: Duration = Duration::from_secs(600);
+/// Processors that a container can ask for.
+pub const CONTAINER_CPUS_MAX: u32 = 1_024;
+/// Processors that a container can ask for, at least, in hundredths.
+pub const CONTAINER_CPU_HUNDREDTHS_MIN: u32 = 1;
+/// Memory that a container can ask for, in MiB.
+pub const CONTAINER_MEMORY_MB_MAX: u32 = 1024 * 1024;
+/// Memory that a container can ask for, at least, in MiB: less the engine does not take.
+pub const CONTAINER_MEMORY_MB_MIN: u32 = 6;
+/// Processes of a container that asks for no number of them.
+pub const CONTAINER_PROCESSES: u32 = 256;
+/// Mounts of one container.
+pub const CONTAINER_MOUNTS_MAX: usize = 32;
+/// How long one answer of the Docker engine is waited for.
+pub const ENGINE_WAIT: Duration = Duration::from_secs(30);
+/// How long an engine may be away before its running containers are given up.
+pub const ENGINE_AWAY_MAX: Duration = Duration::from_secs(15);
+/// Time between two looks for containers that nobody runs any more.
+pub const ORPHANS_EVERY: Duration = Duration::from_secs(10);
 /// Largest piece of output in one message, in bytes.
 pub const LOG_CHUNK_BYTES_MAX: usize = 32 * 1024;
 /// Subjects over which `LOGS` spreads.

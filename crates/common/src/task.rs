@@ -45,6 +45,8 @@ pub enum Executor<'a> {
     Http(&'a pb::Http),
     /// A script in a sandbox.
     Lua(&'a pb::Lua),
+    /// A container.
+    Docker(&'a pb::Docker),
     /// A handler in a program.
     Worker(&'a pb::Worker),
     /// Another system runs it and reports.
@@ -59,6 +61,7 @@ impl Executor<'_> {
             Self::Nats(_) => "nats",
             Self::Http(_) => "http",
             Self::Lua(_) => "lua",
+            Self::Docker(_) => "docker",
             Self::Worker(_) => "worker",
             Self::External => "external",
         }
@@ -229,6 +232,7 @@ impl TaskSpec {
             Some(executor::Kind::Nats(nats)) => Executor::Nats(nats),
             Some(executor::Kind::Http(http)) => Executor::Http(http),
             Some(executor::Kind::Lua(lua)) => Executor::Lua(lua),
+            Some(executor::Kind::Docker(docker)) => Executor::Docker(docker),
             Some(executor::Kind::Worker(worker)) => Executor::Worker(worker),
             Some(executor::Kind::External(_)) | None => Executor::External,
         }
@@ -247,6 +251,7 @@ impl TaskSpec {
             | Executor::Nats(_)
             | Executor::Http(_)
             | Executor::Lua(_)
+            | Executor::Docker(_)
             | Executor::External => DEFAULT_QUEUE,
         };
         let name = if self.0.queue.is_empty() { default } else { &self.0.queue };
@@ -277,7 +282,7 @@ impl TaskSpec {
             Executor::Shell(_) => Some(Duration::from_secs(120)),
             Executor::Nats(_) | Executor::Http(_) => Some(Duration::from_secs(30)),
             Executor::Lua(_) => Some(Duration::from_secs(5)),
-            Executor::Worker(_) => Some(Duration::from_secs(300)),
+            Executor::Worker(_) | Executor::Docker(_) => Some(Duration::from_secs(300)),
             Executor::External => None,
         };
         let given = self.0.timeouts.unwrap_or_default();

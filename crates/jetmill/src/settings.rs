@@ -266,12 +266,36 @@ fn worker_pool(r: &mut Reader) -> worker_pool::Config {
                 "hosts and address ranges that requests may ask although they are not public",
             ),
         },
+        docker: docker(r),
         drain_timeout: r.duration(
             "drain_timeout",
             default.drain_timeout,
             "time that running work has to end",
         ),
         executable: default.executable,
+    }
+}
+
+fn docker(r: &mut Reader) -> worker_pool::Engine {
+    let socket = r.path(
+        "worker_pool.docker.socket",
+        Some(worker_pool::SOCKET),
+        "the socket of the Docker engine that runs containers",
+    );
+    let network = r.word(
+        "worker_pool.docker.network",
+        "none",
+        &worker_pool::Network::WORDS,
+        "the most that containers may have of a network",
+    );
+    worker_pool::Engine {
+        socket: socket.unwrap_or_else(|| worker_pool::SOCKET.into()),
+        folders: list(
+            r,
+            "worker_pool.docker.mounts",
+            "folders that containers may mount, to write only as /path:rw",
+        ),
+        network: network.parse().unwrap_or_default(),
     }
 }
 

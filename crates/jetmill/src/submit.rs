@@ -1,5 +1,6 @@
 //! `jetmill submit`: one task from the command line, or many from a file.
 
+mod container;
 mod cycle;
 mod file;
 mod many;
@@ -24,20 +25,27 @@ use crate::{
     wait::Waiter,
 };
 
+/// Flags of tasks that have no command.
+pub(crate) const NO_COMMAND: [&str; 7] =
+    ["script", "handler", "nats_subject", "http", "lua", "external", "file"];
+
 /// What to submit.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("what").required(true)
-    .args(["command", "script", "handler", "nats_subject", "http", "lua", "external", "file"]))]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true)
+    .args(["command", "script", "handler", "nats_subject", "http", "lua", "docker", "external", "file"]))]
+#[command(group = clap::ArgGroup::new("kind")
+    .args(["script", "handler", "nats_subject", "http", "lua", "docker", "external", "file"]))]
 #[command(after_help = "Examples:
   jetmill submit --wait -- echo hello
   jetmill submit --script 'date; uptime' --title health --priority 8
   jetmill submit --handler resize --input '{\"path\": \"a.png\"}'
   jetmill submit --http https://example.com/hook --input '{\"a\": 1}' --wait
   jetmill submit --lua score.lua --input '{\"a\": 1}' --wait
+  jetmill submit --docker alpine:3 --cpus 0.5 --limits memory_mb=64 --wait -- echo hello
   jetmill submit -f tasks.jsonl --wait        # one task a line, in JSON")]
 pub(crate) struct Args {
     /// The command and its arguments; no shell reads them
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = NO_COMMAND)]
     command: Vec<String>,
     /// Tasks in JSON, one a line; `-` is standard input
     #[arg(long, short, value_name = "FILE")]

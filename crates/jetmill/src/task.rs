@@ -88,6 +88,9 @@ fn executor(task: &pb::Task) -> String {
         Some(Kind::Nats(nats)) => format!("nats: {}", nats.subject),
         Some(Kind::Http(http)) => format!("http: {}", request(http)),
         Some(Kind::Lua(lua)) => format!("lua: {}", table::cut(&lua.source, 100)),
+        Some(Kind::Docker(docker)) => {
+            format!("docker: {} {}", docker.image, table::cut(&docker.command.join(" "), 100))
+        }
         Some(Kind::Worker(worker)) => format!("worker: {}", worker.handler),
         Some(Kind::External(_)) | None => task.executor.clone(),
     }

@@ -1,5 +1,6 @@
 //! **Pure.** What is wrong with a submission: everything at once, each with its field.
 
+mod docker;
 mod executor;
 
 use prost::Message as _;

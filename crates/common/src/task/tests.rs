@@ -169,6 +169,56 @@ fn every_script_in_lua_is_bounded() {
 }
 
 #[test]
+fn every_container_says_what_it_may_use() {
+    let docker = |extra: Value| {
+        let mut docker = json!({"image": "alpine:3", "cpus": 0.5, "memory_mb": 64});
+        for (name, value) in extra.as_object().expect("an object") {
+            docker[name] = value.clone();
+        }
+        json!({"executor": {"docker": docker}})
+    };
+    let bad = |field: &str, extra: Value| check(&format!("executor.docker.{field}"), docker(extra));
+    let mount = |source: &str, target: &str| json!([{"source": source, "target": target}]);
+    spec(docker(json!({"network": "bridge", "processes": 1, "working_dir": "/tmp", "mounts": [
+        {"source": "/data", "target": "/data", "writable": true}, {"target": "/work"},
+    ]})));
+    assert_eq!(
+        faults(json!({"executor": {"docker": {"image": "a"}}})),
+        ["executor.docker.cpus", "executor.docker.memory_mb"]
+    );
+    for cpus in [json!(0), json!(-1), json!(0.001), json!(1e9), json!("NaN")] {
+        bad("cpus", json!({"cpus": cpus}));
+    }
+    for memory in [0, 5, u32::MAX] {
+        bad("memory_mb", json!({"memory_mb": memory}));
+    }
+    bad("processes", json!({"processes": 0}));
+    for image in ["", "-v", "a b", "/a", "a;b", &"a".repeat(256)] {
+        bad("image", json!({"image": image}));
+    }
+    for network in ["host", "container:other", "Bridge"] {
+        bad("network", json!({"network": network}));
+    }
+    bad("working_dir", json!({"working_dir": "tmp"}));
+    bad("env", json!({"env": {"A=B": "c"}}));
+    bad("secrets", json!({"secrets": {"A": "hunter2"}}));
+    check("executor.docker", docker(json!({"command": ["a\0"]})));
+    bad("mounts[0].source", json!({"mounts": mount("data", "/data")}));
+    for target in ["", "/", "data", "/a/../..", "/a:ro", "/proc/1", "/sys", "/dev/shm"] {
+        bad("mounts[0].target", json!({"mounts": mount("/data", target)}));
+    }
+    let twice = json!([{"target": "/a"}, {"target": "/a/"}]);
+    bad("mounts[1].target", json!({"mounts": twice}));
+    let many = (0..=limits::CONTAINER_MOUNTS_MAX).map(|n| json!({"target": format!("/{n}")}));
+    bad("mounts", json!({"mounts": many.collect::<Vec<_>>()}));
+    for run in ["601s", "0s"] {
+        let mut task = docker(json!({}));
+        task["timeouts"] = json!({"run": run});
+        check("timeouts.run", task);
+    }
+}
+
+#[test]
 fn roles_and_limits_have_their_rules() {
     spec(json!({"role": "coder"}));
     check("role", json!({"role": "a b"}));
@@ -320,6 +370,8 @@ fn each_executor_has_its_queue_and_its_timeout() {
     check(json!({"shell": {"script": "true"}}), "shell", "default", Some(120));
     check(json!({"nats": {"subject": "a.b"}}), "nats", "default", Some(30));
     check(json!({"worker": {"handler": "media.resize"}}), "worker", "handlers", Some(300));
+    let docker = json!({"docker": {"image": "a", "cpus": 1, "memory_mb": 64}});
+    check(docker, "docker", "default", Some(300));
     check(json!({"external": {}}), "external", "default", None);
     assert_eq!(spec(json!({"queue": "gpu"})).queue().as_str(), "gpu");
 }

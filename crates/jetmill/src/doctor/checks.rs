@@ -13,8 +13,11 @@ use tokio::time::timeout;
 
 use super::Finding;
 use crate::{
+    cli::Global,
     dev::{Addresses, VERSION_MIN, at_least},
-    services, table,
+    serve, services,
+    settings::Settings,
+    table,
 };
 
 const ASK_WITHIN: Duration = Duration::from_secs(5);
@@ -42,6 +45,29 @@ fn disk() -> Finding {
         DISK_OUT..DISK_LOW => Finding::warn("disk", found).help(help),
         DISK_LOW.. => Finding::ok("disk", found),
     }
+}
+
+/// Whether containers can run on this machine.
+pub(super) async fn containers(global: &Global) -> Finding {
+    let what = "docker";
+    let settings = match Settings::read(serve::layers(global, &serve::Flags::default())) {
+        Ok(settings) => settings,
+        Err(error) => {
+            return Finding::fail("configuration", error.to_string())
+                .help("`jetmill config show` has every setting");
+        }
+    };
+    let socket = settings.worker_pool.docker.socket;
+    let place = socket.display();
+    let why = match timeout(ASK_WITHIN, worker_pool::docker::look(&socket)).await {
+        Ok(Ok(version)) => return Finding::ok(what, format!("engine {version} at {place}")),
+        Ok(Err(why)) => why,
+        Err(_) => "it does not answer".into(),
+    };
+    Finding::warn(what, format!("no engine at {place}: {why}")).help(
+        "only tasks of the executor docker need one: install and start it (Debian: `apt-get install docker.io`), \
+         or say where it is with worker_pool.docker.socket",
+    )
 }
 
 /// What can be seen through NATS.

@@ -11,7 +11,10 @@ use common::{
 
 use worker_pool::attend::limits::Limits;
 
-use super::parse::{parse_dependency, parse_duration, parse_json, parse_pair, parse_time};
+use super::{
+    container::Container,
+    parse::{parse_dependency, parse_duration, parse_json, parse_pair, parse_time},
+};
 use crate::{exit::bad_input, queue};
 
 /// The flags of one task.
@@ -41,6 +44,8 @@ pub(crate) struct TaskArgs {
     /// A file with a Lua script that defines main(input); `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub(super) lua: Option<PathBuf>,
+    #[command(flatten)]
+    container: Container,
     /// Another system runs it and reports
     #[arg(long)]
     external: bool,
@@ -108,7 +113,7 @@ pub(crate) struct TaskArgs {
     /// A file for the command's standard input; `-` is this one's
     #[arg(long, value_name = "FILE")]
     pub(crate) stdin: Option<PathBuf>,
-    /// The command's working directory, on the worker
+    /// The command's working directory, on the worker or in the container
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
     /// What the command may use, such as `memory_mb=512,processes=64`
@@ -215,6 +220,7 @@ fn kind_word(args: &TaskArgs) -> &'static str {
         (args.nats_subject.is_some(), "nats"),
         (args.http.is_some(), "http"),
         (args.lua.is_some(), "lua"),
+        (args.container.image.is_some(), "docker"),
         (args.external, "external"),
     ];
     said.into_iter().find_map(|(given, word)| given.then_some(word)).unwrap_or("shell")
@@ -224,13 +230,15 @@ fn title(args: &TaskArgs, command: &[String]) -> String {
     let http = args.http.as_ref().map(|_| crate::task::request(&http(args)));
     let lua = args.lua.as_ref().map(|path| path.display().to_string());
     let named = args.handler.clone().or_else(|| args.nats_subject.clone()).or(http).or(lua);
-    let said = named.or_else(|| args.script.clone()).unwrap_or_else(|| command.join(" "));
+    let said = named.or_else(|| args.script.clone()).unwrap_or_else(|| {
+        args.container.image.iter().chain(command).map(String::as_str).collect::<Vec<_>>().join(" ")
+    });
     let line = said.lines().next().unwrap_or_default();
     line.chars().take(120).collect()
 }
 
 fn executor(args: &TaskArgs, command: &[String], files: Files) -> Result<Kind, ApiError> {
-    let is_shell = args.script.is_some() || !command.is_empty();
+    let is_shell = args.script.is_some() || !command.is_empty() || args.container.image.is_some();
     let for_shell = !args.env.is_empty()
         || files.stdin.is_some()
         || args.cwd.is_some()
@@ -251,6 +259,16 @@ fn executor(args: &TaskArgs, command: &[String], files: Files) -> Result<Kind, A
         Kind::Http(http(args))
     } else if let Some(source) = files.lua {
         Kind::Lua(pb::Lua { source, memory_mb: None })
+    } else if args.container.image.is_some() {
+        let container = args.container.executor(args.limits.unwrap_or_default())?;
+        Kind::Docker(pb::Docker {
+            command: command.to_vec(),
+            working_dir: args.cwd.clone().unwrap_or_default(),
+            env: args.env.iter().cloned().collect(),
+            secrets: args.secrets.iter().cloned().collect(),
+            stdin: files.stdin,
+            ..container
+        })
     } else if args.external {
         Kind::External(pb::External {})
     } else {
