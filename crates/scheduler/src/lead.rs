@@ -14,7 +14,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
 use bus::{Cursor, Message, Reader, heartbeat};
-use common::{event::Event, wire::NotAnEvent};
+use common::{
+    event::{Event, Policy, PolicyEvent},
+    wire::NotAnEvent,
+};
 use futures::StreamExt as _;
 use runtime::Context;
 use tokio::{
@@ -25,7 +28,7 @@ use tokio::{
 
 use crate::{
     Config,
-    admin::Commands,
+    admin::{Asking, Commands},
     dispatch::Dispatcher,
     lease::Lease,
     metrics::Metrics,
@@ -62,8 +65,8 @@ pub(crate) struct Lead {
     saved_at: u64,
     folded: watch::Sender<u64>,
     pauses_changed: bool,
-    /// Where the log has the last change of policy that was asked for here.
-    pub(crate) policies_at: u64,
+    /// The change of policy that was asked for here and is on its way back from the log.
+    pub(crate) asked: Option<Asking>,
     /// When the work queue is compared with the backlog again, in monotonic milliseconds.
     compare_at: u64,
     /// When queues that nobody serves are looked for again.
@@ -113,7 +116,7 @@ pub(crate) async fn run(
         saved_at: cursor.sequence,
         folded: commands.folded.clone(),
         pauses_changed: false,
-        policies_at: 0,
+        asked: None,
         compare_at: 0,
         recall_at: 0,
         acted_ms: 0,
@@ -261,6 +264,9 @@ impl Lead {
         }
         if folded.policy {
             self.pauses_changed = true;
+        }
+        if let Event::Policy(PolicyEvent { policy: Policy::Document(document), .. }) = event {
+            self.document_folded(document);
         }
     }
 

@@ -168,7 +168,7 @@ fn a_release_that_did_not_happen_goes_first_again() {
 fn what_waits_too_long_expires_by_the_limit() {
     let mut world = World::with_worker(8);
     world.submit("a", |spec| spec.queue = "handlers".into());
-    world.limit("stop", |l| l.paused_until = Some(Timestamp::from_micros(i64::MAX / 100).into()));
+    world.decree(Policy::Paused(Pause { queue: None, reason: String::new(), until: None }));
     world.submit("b", |_| {});
     world.pass(5_000);
     world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(10).into()));
