@@ -11,6 +11,7 @@ pub mod heartbeat;
 pub mod live;
 mod publish;
 mod read;
+pub mod room;
 pub mod streams;
 mod submit;
 pub mod trim;

@@ -7,6 +7,7 @@ mod act;
 mod begin;
 mod fire;
 mod recall;
+mod save;
 mod trim;
 
 use std::time::Duration;
@@ -22,7 +23,7 @@ use futures::StreamExt as _;
 use runtime::Context;
 use tokio::{
     sync::watch,
-    task::{JoinError, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -35,6 +36,7 @@ use crate::{
     office::{self, Doubts, Office, Released},
     payload::{self, Payloads},
     plan::{Planner, Ticket},
+    room::Room,
     snapshot,
 };
 
@@ -76,6 +78,7 @@ pub(crate) struct Lead {
     doubts: Doubts,
     ready: bool,
     trimmer: trim::Trimmer,
+    room: Room,
     /// Releases that are not answered yet.
     flights: JoinSet<Landed>,
     /// The snapshot that is being stored.
@@ -123,6 +126,7 @@ pub(crate) async fn run(
         doubts: Doubts::default(),
         ready: false,
         trimmer: trim::Trimmer::default(),
+        room: Room::default(),
         flights: JoinSet::new(),
         saves: JoinSet::new(),
         released: 0,
@@ -201,6 +205,7 @@ impl Lead {
     async fn lead_or_follow(&mut self, leads: bool) {
         self.metrics.leads(false);
         self.trimmer = trim::Trimmer::default();
+        self.room = Room::default();
         self.planner.end_cut();
         self.land().await;
         self.office.lease(leads, &mut self.planner);
@@ -335,6 +340,7 @@ impl Lead {
         if std::mem::take(&mut self.pauses_changed) {
             self.pauses_changed = !self.apply_pauses().await;
         }
+        self.tell_doors(now_ms).await;
         self.trim().await;
         let messages = self.config.snapshot_every_messages;
         let every = snapshot::every(messages, self.planner.stored_tasks());
@@ -360,37 +366,6 @@ impl Lead {
                     .health
                     .not_ready("no scheduler leads; a standby takes over within a lease");
             }
-        }
-    }
-
-    /// Begins to store a snapshot, unless one is on its way.
-    fn save(&mut self) {
-        if !self.planner.is_settled() || !self.saves.is_empty() {
-            return;
-        }
-        let cursor = self.cursor;
-        self.stored_at = cursor.sequence;
-        let bytes = self.planner.store(cursor.stream.to_string(), cursor.sequence);
-        self.saves.spawn(snapshot::save(self.ctx.bus.clone(), bytes, cursor));
-    }
-
-    fn saved(&mut self, saved: Result<anyhow::Result<Cursor>, JoinError>) {
-        match saved.map_err(anyhow::Error::from).flatten() {
-            Ok(cursor) => self.saved_at = cursor.sequence,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "failed to store a snapshot");
-            }
-        }
-    }
-
-    /// Stores a snapshot of what is known now, and waits for it.
-    async fn save_now(&mut self) {
-        while let Some(saved) = self.saves.join_next().await {
-            self.saved(saved);
-        }
-        self.save();
-        while let Some(saved) = self.saves.join_next().await {
-            self.saved(saved);
         }
     }
 }

@@ -301,6 +301,23 @@ impl Lead {
         Ok(Outgoing::new(&release.queue, items, release.json))
     }
 
+    /// Tells the doors which queues are full.
+    pub(super) async fn tell_doors(&mut self, now_ms: u64) {
+        if !self.room.is_due(now_ms) {
+            return;
+        }
+        if let Some(full) = self.room.look(self.planner.full_queues(), now_ms)
+            && let Err(error) = bus::room::tell(&self.ctx.bus, &full).await
+        {
+            // It is a hint: what is beyond the depth is refused all the same.
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the doors do not know which queues are full"
+            );
+            self.room.not_told();
+        }
+    }
+
     /// Finds attempts that went out and are nowhere: not in the work queue, not with a worker, and
     /// without an end in the log. A worker acks after its report is stored, so a message that is gone
     /// without one was dropped.

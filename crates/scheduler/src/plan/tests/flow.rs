@@ -198,9 +198,13 @@ fn more_than_may_wait_are_refused_and_do_not_count() {
     world.submit("a", |_| {});
     assert_eq!(world.released(&IDS), ["a"]);
     for id in ["b", "c", "d", "e"] {
+        assert_eq!(world.planner.full_queues().len(), usize::from(id > "c"), "before {id}");
         world.submit(id, |_| {});
     }
     world.pass(1);
+    let full = world.planner.full_queues();
+    assert_eq!((full[0].queue.as_str(), full[0].limit.as_str()), ("handlers", "depth"));
+    assert_eq!((full.len(), full[0].depth), (1, 2));
     assert_eq!(world.decisions(), [Decision::Refused(Refusal::TooMany); 2]);
     assert_eq!([world.place("b"), world.place("c")], [Place::Ready; 2]);
     let reasons = world.reasons("d", "");
@@ -212,6 +216,7 @@ fn more_than_may_wait_are_refused_and_do_not_count() {
     }
     world.complete("a", 1);
     assert_eq!(world.released(&IDS), ["b"]);
+    assert!(world.planner.full_queues().is_empty(), "one more may wait");
 }
 
 #[test]
