@@ -9,6 +9,7 @@ use common::{
     policy::{
         Body, Document, Kind,
         schedule::{Schedule, before},
+        task_type::DISABLED,
     },
     time::Timestamp,
 };
@@ -195,7 +196,9 @@ impl Lead {
             return;
         }
         let change = |mut document: Document| {
+            // One that rests with its type is woken by that alone.
             if let Body::Schedule(body) = &mut document.body
+                && !(body.paused && body.pause_reason == DISABLED)
                 && (body.paused, body.paused_until) != (request.paused, request.until)
             {
                 (body.paused, body.paused_until) = (request.paused, request.until);
