@@ -101,10 +101,7 @@ async fn a_pause_that_ends_by_itself_is_known_after_a_restart() -> anyhow::Resul
     let id = rig.submit(urgent("timed", "note", "a", 5)).await?;
     rig.first_waits_for(&id, "paused").await?;
     let why = rig.cli(&["why", id.as_str()]).await?;
-    assert!(
-        why.contains("queue timed is paused until") && why.contains("it may start in"),
-        "{why}"
-    );
+    assert!(why.contains("queue timed is paused until"), "{why}");
     rig.restart().await?;
     let record = Record::default();
     let _worker = rig.worker("timed", 1, record.handlers(&gate())).await?;
