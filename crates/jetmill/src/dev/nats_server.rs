@@ -30,8 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Crashes in a row after which it is given up, and the time that makes them a row.
 const CRASHES_MAX: u32 = 5;
 const ROW: Duration = Duration::from_secs(60);
-/// Bytes that streams besides the log and the object store reserve.
-const OTHER_STREAMS_BYTES: u64 = 3 << 30;
+/// Bytes for streams besides the log and the object store: what ours reserve, and room for others.
+const OTHER_STREAMS_BYTES: u64 = 4 << 30;
 
 /// The child.
 pub(crate) struct NatsServer {

@@ -118,9 +118,9 @@ impl AttemptContext {
         self.signs.progressed.notify_one();
     }
 
-    /// Says what the attempt has used so far; what is unset is unknown. The executor is asked for it
-    /// every [`Self::measure_every`], and may say it more often: some of it is published while the
-    /// attempt runs, and the last of it when it ends and its executor does not say more.
+    /// Says what the attempt has used so far; what is unset is unknown. An executor that can tell
+    /// says it every [`Self::measure_every`] or more often: some of it is published while the attempt
+    /// runs, and the last of it when it ends and the end does not say more.
     pub fn used(&self, so_far: pb::ResourceUsage) {
         let mut used = lock(&self.signs.used);
         *used = usage::raise(*used, so_far);
@@ -128,7 +128,7 @@ impl AttemptContext {
         self.signs.measured.notify_one();
     }
 
-    /// What was said to have been used so far.
+    /// What was said to have been used so far, for tests of executors.
     pub fn used_so_far(&self) -> Option<pb::ResourceUsage> {
         self.signs.used()
     }
