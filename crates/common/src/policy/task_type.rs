@@ -362,7 +362,6 @@ mod tests {
     fn an_executor_that_is_none_once_it_is_filled_is_an_error() {
         let violation = read(json!({"shell": {"argv": 5}})).expect_err("no arguments");
         assert_eq!(violation.field, "executor");
-        assert!(violation.problem.contains("once its templates are filled"), "{violation:?}");
         assert!(read(json!({"shell": {"argv": ["true"]}})).is_ok());
     }
 
