@@ -68,6 +68,9 @@ impl Lead {
             Command::Policies { request, reply } => {
                 let _ = reply.send(self.policies(&request));
             }
+            Command::Check { specs, reply } => {
+                let _ = reply.send(specs.iter().map(|spec| self.planner.misfits(spec)).collect());
+            }
             Command::Schedules { request, reply } => {
                 let _ = reply.send(self.schedules(&request));
             }

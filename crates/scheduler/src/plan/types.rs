@@ -190,6 +190,21 @@ impl Planner {
         Folded { created: Some(ticket), ..Folded::default() }
     }
 
+    /// Whether there is any type.
+    pub fn has_types(&self) -> bool {
+        !self.types.known.is_empty()
+    }
+
+    /// Everything that keeps a submission from being a task of its type, as that is now.
+    pub fn misfits(&self, spec: &TaskSpec) -> Vec<Violation> {
+        if spec.as_pb().executor.is_some() {
+            return Vec::new();
+        }
+        let known = self.types.known.get(spec.as_pb().task_type.as_str());
+        let resolved = known.map(|known| known.resolve(spec, self.clock));
+        resolved.and_then(Result::err).unwrap_or_default()
+    }
+
     /// The type that a task gets its executor from, as it was when the task came.
     pub fn type_of(&self, ticket: Ticket) -> Option<&Arc<Known>> {
         self.types.resolving.get(&ticket.slot)
