@@ -8,6 +8,9 @@ use tracing::Instrument as _;
 
 use crate::{docker::Docker, http::Http, lua::Lua, nats, roles::Roles, shell::Shell};
 
+/// The words of the executors that the pool has.
+pub(crate) const WORDS: [&str; 5] = ["shell", "docker", "http", "lua", "nats"];
+
 /// Runs what the pool can run.
 pub(crate) struct Executors {
     pub(crate) bus: Bus,

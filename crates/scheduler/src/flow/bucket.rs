@@ -3,10 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use common::{
-    policy::limit::{Limit, Rate},
-    time::Timestamp,
-};
+use common::policy::limit::{Limit, Rate};
 
 use super::{UNKNOWN, arrivals::Arrivals, lane::Rank};
 
@@ -29,8 +26,6 @@ pub enum Hold {
     Rate(i64),
     /// More submissions are waited for until then.
     Debounce(i64),
-    /// It is paused until then.
-    Paused(i64),
     /// The key is not known yet.
     Unknown,
 }
@@ -40,7 +35,7 @@ impl Hold {
     pub fn until(self) -> Option<i64> {
         match self {
             Self::Full { .. } | Self::Unknown => None,
-            Self::Rate(at) | Self::Debounce(at) | Self::Paused(at) => Some(at),
+            Self::Rate(at) | Self::Debounce(at) => Some(at),
         }
     }
 }
@@ -93,9 +88,6 @@ impl Bucket {
     pub(super) fn hold(&self, limit: &Limit, now: i64, hidden: i64) -> Option<Hold> {
         if self.is_unknown() {
             return Some(Hold::Unknown);
-        }
-        if let Some(until) = limit.paused_until.map(Timestamp::micros).filter(|at| *at > now) {
-            return Some(Hold::Paused(until));
         }
         if let Some(max) = limit.out_max().filter(|max| self.out >= *max) {
             return Some(Hold::Full { out: self.out, max });

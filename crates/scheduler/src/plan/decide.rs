@@ -134,10 +134,11 @@ impl Planner {
         }
     }
 
-    /// When the next delay or timeout ends, or the next tick of a schedule comes.
+    /// When the next delay, timeout or pause ends, or the next tick of a schedule comes.
     pub fn next_alarm(&self) -> Option<Timestamp> {
         let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
-        timer.into_iter().chain(self.schedules.next_alarm()).chain(self.next_wake()).min()
+        let others = [self.schedules.next_alarm(), self.next_wake(), self.pause_ends()];
+        timer.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     fn ring(&mut self, ticket: Ticket, alarm: Alarm) {
@@ -182,12 +183,12 @@ impl Planner {
     pub fn release(&mut self, now_ms: u64, window_max: u32, max: usize) -> Vec<Release> {
         let mut releases = Vec::new();
         let mut left = max;
-        if self.paused.is_some() {
+        if self.pause_of_all().is_some() {
             return releases;
         }
         for id in 0..self.queues.len() as u32 {
             let Some((name, queue)) = self.queues.get(id as usize) else { continue };
-            if queue.paused.is_some() || queue.queued == 0 {
+            if queue.queued == 0 || self.pause_of(queue).is_some() {
                 continue;
             }
             let name = name.clone();

@@ -168,7 +168,7 @@ fn a_release_that_did_not_happen_goes_first_again() {
 fn what_waits_too_long_expires_by_the_limit() {
     let mut world = World::with_worker(8);
     world.submit("a", |spec| spec.queue = "handlers".into());
-    world.limit("stop", |l| l.paused_until = Some(Timestamp::from_micros(i64::MAX / 100).into()));
+    world.decree(Policy::Paused(Pause { queue: None, reason: String::new(), until: None }));
     world.submit("b", |_| {});
     world.pass(5_000);
     world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(10).into()));
@@ -189,6 +189,29 @@ fn what_waits_too_long_expires_by_the_limit() {
 }
 
 #[test]
+fn what_counts_as_more_by_its_age_says_so() {
+    let mut world = World::with_worker(8);
+    world.limit("old", |l| {
+        l.ageing = Some(Duration::from_secs(2).into());
+        l.concurrency = Some(1);
+    });
+    for id in ["a", "b"] {
+        world.submit(id, |spec| spec.priority = Some(3));
+    }
+    assert_eq!(world.released(&IDS), ["a"]);
+    let counts_as = |world: &World| {
+        let key = key_of("b");
+        let spec = World::spec("b", "");
+        why::why(&world.planner, key, &spec, 4_096, &why::Names::new()).unwrap().counts_as
+    };
+    assert_eq!(counts_as(&world), None);
+    world.pass(4_500);
+    assert_eq!(counts_as(&world), Some(5));
+    world.pass(60_000);
+    assert_eq!(counts_as(&world), Some(10));
+}
+
+#[test]
 fn more_than_may_wait_are_refused_and_do_not_count() {
     let mut world = World::with_worker(8);
     world.limit("depth", |l| {
@@ -198,9 +221,13 @@ fn more_than_may_wait_are_refused_and_do_not_count() {
     world.submit("a", |_| {});
     assert_eq!(world.released(&IDS), ["a"]);
     for id in ["b", "c", "d", "e"] {
+        assert_eq!(world.planner.full_queues().len(), usize::from(id > "c"), "before {id}");
         world.submit(id, |_| {});
     }
     world.pass(1);
+    let full = world.planner.full_queues();
+    assert_eq!((full[0].queue.as_str(), full[0].limit.as_str()), ("handlers", "depth"));
+    assert_eq!((full.len(), full[0].depth), (1, 2));
     assert_eq!(world.decisions(), [Decision::Refused(Refusal::TooMany); 2]);
     assert_eq!([world.place("b"), world.place("c")], [Place::Ready; 2]);
     let reasons = world.reasons("d", "");
@@ -212,6 +239,7 @@ fn more_than_may_wait_are_refused_and_do_not_count() {
     }
     world.complete("a", 1);
     assert_eq!(world.released(&IDS), ["b"]);
+    assert!(world.planner.full_queues().is_empty(), "one more may wait");
 }
 
 #[test]
