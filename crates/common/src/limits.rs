@@ -136,6 +136,8 @@ pub const OUTPUT_BYTES_MAX: usize = 1_000_000;
 pub const PROCESS_RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Stderr that the result of a command carries, in bytes: the end of it.
 pub const RESULT_STDERR_BYTES_MAX: usize = 64 * 1024;
+/// Processes of one command with everything that it starts, at once, where nobody says another number.
+pub const COMMAND_PROCESSES: u32 = 1_024;
 /// Longest URL of an HTTP request, in bytes.
 pub const HTTP_URL_BYTES_MAX: usize = 8 * 1024;
 /// Headers that a task gives to its HTTP request.
