@@ -252,6 +252,7 @@ impl Lead {
             self.cursor.sequence = message.sequence;
         }
         self.folded.send_replace(self.cursor.sequence);
+        self.answer_asked();
         Ok(())
     }
 
