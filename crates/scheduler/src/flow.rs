@@ -24,7 +24,7 @@ use common::policy::limit::Limit;
 use slab::Slab;
 
 pub use self::{
-    arrivals::{Arrival, Refusal},
+    arrivals::{Arrival, ORDER_BITS, Refusal},
     bucket::Hold,
     change::Stand,
     show::{Held, State},
@@ -45,7 +45,7 @@ pub struct Named {
     pub name: Box<str>,
     /// What it says.
     pub limit: Limit,
-    /// Which message of the log set it.
+    /// Which message of the log set this version: older tasks are not judged by it.
     pub since: u64,
 }
 
@@ -81,6 +81,8 @@ pub struct Flow {
     promotions: BTreeSet<(i64, u32)>,
     /// Buckets with arrivals to be judged.
     fresh: BTreeSet<u32>,
+    /// By bucket: tasks that wait after an attempt, for the first judgement of a leader.
+    back: HashMap<u32, u64>,
     /// For each limit the last start of something whose key was not known: it may have been any.
     hidden: Vec<i64>,
     /// Tickets and arrivals that came since it was looked for those that have moved on.

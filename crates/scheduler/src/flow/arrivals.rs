@@ -37,6 +37,17 @@ pub struct Arrival {
     pub is_new: bool,
 }
 
+/// An order is the number of a message in the log, and which of its items.
+pub const ORDER_BITS: u32 = 20;
+
+impl Arrival {
+    /// Nobody judged it before, and it came after this version of the limit, which the message `since`
+    /// set: whoever leads, the same tasks are exempt.
+    fn may_be_refused(&self, since: u64) -> bool {
+        self.is_new && self.order >> ORDER_BITS >= since
+    }
+}
+
 /// The newest tasks of one key.
 #[derive(Clone, Debug)]
 pub(super) struct Arrivals {
@@ -88,14 +99,16 @@ impl Arrivals {
     /// Refuses the newest where more than may wait do; `waiting` tasks of the key wait in all.
     pub(super) fn cap(
         &mut self,
-        limit: &Limit,
+        (limit, since): (&Limit, u64),
         mut waiting: u64,
         waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
         refused: &mut Vec<(Ticket, Refusal)>,
     ) {
-        while limit.depth.is_some_and(|depth| waiting > depth)
-            && let Some(arrival) = self.new.pop_back_if(|arrival| arrival.is_new)
-        {
+        let Some(depth) = limit.depth else { return };
+        for arrival in self.new.iter().rev().filter(|arrival| arrival.may_be_refused(since)) {
+            if waiting <= depth {
+                return;
+            }
             if waits(arrival.ticket, refused) {
                 refused.push((arrival.ticket, Refusal::TooMany));
                 waiting -= 1;
@@ -103,10 +116,10 @@ impl Arrivals {
         }
     }
 
-    /// Judges what is new.
+    /// Judges what is new, by the limit that was set with that message of the log.
     pub(super) fn judge(
         &mut self,
-        limit: &Limit,
+        (limit, since): (&Limit, u64),
         waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
         refused: &mut Vec<(Ticket, Refusal)>,
     ) {
@@ -118,8 +131,11 @@ impl Arrivals {
                 |kept: &Arrival| kept.ticket != arrival.ticket && waits(kept.ticket, refused);
             let kept = self.kept.filter(stands);
             if let Some(debounce) = limit.debounce {
-                self.calm(arrival, kept, debounce, refused);
-            } else if limit.singleton == Some(Singleton::Waiting) && kept.is_some() {
+                self.calm(arrival, kept, (debounce, since), refused);
+            } else if limit.singleton == Some(Singleton::Waiting)
+                && kept.is_some()
+                && arrival.may_be_refused(since)
+            {
                 refused.push((arrival.ticket, Refusal::Duplicate));
             } else {
                 self.kept = Some(arrival);
@@ -132,16 +148,22 @@ impl Arrivals {
         &mut self,
         arrival: Arrival,
         kept: Option<Arrival>,
-        debounce: Debounce,
+        (debounce, since): (Debounce, u64),
         refused: &mut Vec<(Ticket, Refusal)>,
     ) {
         let is_known = !arrival.is_new && self.first > i64::MIN;
         match kept {
             Some(kept) if kept.order > arrival.order => {
-                refused.push((arrival.ticket, Refusal::Superseded));
+                if arrival.may_be_refused(since) {
+                    refused.push((arrival.ticket, Refusal::Superseded));
+                }
                 return;
             }
-            Some(kept) => refused.push((kept.ticket, Refusal::Superseded)),
+            // Of two that were judged before, both may run.
+            Some(kept) if arrival.is_new && kept.order >> ORDER_BITS >= since => {
+                refused.push((kept.ticket, Refusal::Superseded));
+            }
+            Some(_) => {}
             None if is_known => {}
             None => self.first = arrival.at,
         }

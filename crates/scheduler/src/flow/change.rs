@@ -158,24 +158,36 @@ impl Flow {
     /// replaces no other.
     pub fn judge(&mut self, waits: impl Fn(Ticket) -> bool) -> Vec<(Ticket, Refusal)> {
         let fresh = std::mem::take(&mut self.fresh);
+        let back = std::mem::take(&mut self.back);
         let mut refused = Vec::new();
         for is_cap in [true, false] {
             for id in &fresh {
                 let Some(bucket) = self.buckets.get_mut(*id as usize) else { continue };
                 let Some(named) = self.limits.get(bucket.limit) else { continue };
-                let waiting = bucket.ready + bucket.waiting;
+                let back = back.get(id).copied().unwrap_or(0);
+                let waiting = (bucket.ready + bucket.waiting).saturating_sub(back);
                 let Some(arrivals) = &mut bucket.arrivals else { continue };
+                let limit = (&named.limit, named.since);
                 let stands = |t: Ticket, refused: &[(Ticket, Refusal)]| {
                     waits(t) && !refused.iter().any(|(other, _)| *other == t)
                 };
                 if is_cap {
-                    arrivals.cap(&named.limit, waiting, stands, &mut refused);
+                    arrivals.cap(limit, waiting, stands, &mut refused);
                 } else {
-                    arrivals.judge(&named.limit, stands, &mut refused);
+                    arrivals.judge(limit, stands, &mut refused);
                 }
             }
         }
         refused
+    }
+
+    /// A task of the lane waits after an attempt. Who takes over has not judged anything: at its first
+    /// judgement it is not counted, or tasks that came before it and were accepted would be refused.
+    pub fn came_back(&mut self, lane: u32) {
+        let Some(lane) = self.lanes.get(lane as usize) else { return };
+        for bucket in &lane.buckets {
+            *self.back.entry(*bucket).or_default() += 1;
+        }
     }
 
     /// The arrivals that each limit knows of, by its name.

@@ -9,7 +9,7 @@ fn named(name: &str, change: impl FnOnce(&mut pb::Limit)) -> Named {
     let mut limit = pb::Limit { queue: "q".into(), ..pb::Limit::default() };
     change(&mut limit);
     let limit = Limit::parse(&limit).expect("a limit");
-    Named { name: name.into(), limit, since: 1 }
+    Named { name: name.into(), limit, since: 0 }
 }
 
 fn ticket(slot: u32) -> Ticket {

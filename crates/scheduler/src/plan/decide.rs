@@ -42,6 +42,7 @@ impl Planner {
         self.clock = self.clock.max(now);
         self.was_deaf(now_ms);
         self.schedules.lead(self.clock);
+        self.takes_over();
         self.decisions.clear();
         let mut timed = self.rare.keys().copied().collect::<Vec<_>>();
         timed.sort_unstable();

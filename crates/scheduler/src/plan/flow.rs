@@ -5,6 +5,7 @@
 //! folded. Those of tasks that were there before the limit are read later, by
 //! [`Planner::unkeyed`] and [`Planner::keyed`]; until then these wait, so that no limit is exceeded.
 
+mod judge;
 mod kept;
 mod keys;
 mod show;
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use common::{id::QueueName, limits, policy::limit::Limit, task::TaskSpec, time::Timestamp};
 
 use super::{Decision, Entry, Place, Planner, Ticket, entries::Entries};
-use crate::flow::{Arrival, Flow, Named, Next, Stand, UNKNOWN};
+use crate::flow::{Flow, Named, Next, Stand, UNKNOWN};
 
 /// Every limit, and what the queues that have some do with them.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub(super) struct Control {
     lanes: HashMap<u32, u32>,
     /// What is put into its lane now was ready before.
     restoring: bool,
+    /// This process leads, and has judged nothing yet.
+    takes_over: bool,
 }
 
 /// The next task of a queue.
@@ -189,19 +192,6 @@ impl Planner {
         Some(keys.map(|key| key.of(spec).unwrap_or_default()).collect())
     }
 
-    /// A task came, at that time: its limits may have something to say.
-    pub(super) fn arrived(&mut self, ticket: Ticket, at: Timestamp, is_new: bool) {
-        let Some(entry) = self.entry(ticket) else { return };
-        let carried = self.carried.get(&ticket.slot);
-        let (sequence, index) = carried.map_or((entry.sequence, entry.index), |c| c.created);
-        let order = sequence << 20 | u64::from(index);
-        if let Some(lane) = self.control.lanes.get(&ticket.slot)
-            && let Some(flow) = self.control.flows.get_mut(&entry.queue)
-        {
-            flow.arrived(*lane, Arrival { ticket, at: at.micros(), order, is_new }, None);
-        }
-    }
-
     /// A task moves; says whether it stands in its lane now.
     pub(super) fn moved_in_flow(
         &mut self,
@@ -287,35 +277,6 @@ impl Planner {
     pub(super) fn pass_over(&mut self, id: u32, candidate: Candidate) {
         if let Candidate::Plain(priority, ticket) = candidate {
             self.queue_mut(id).push_front(priority, ticket);
-        }
-    }
-
-    /// Time passes for the limits, and who leads judges what arrived.
-    pub(super) fn tick_flows(&mut self) {
-        let now = self.clock.micros();
-        let mut refused = Vec::new();
-        for flow in self.control.flows.values_mut() {
-            flow.tick(now);
-            let entries: &Entries = &self.entries;
-            refused.extend(flow.judge(|ticket| entries.waits(ticket)));
-        }
-        // The same facts give the same decisions in the same order.
-        refused.sort_unstable_by_key(|(ticket, _)| *ticket);
-        for (ticket, refusal) in refused {
-            self.leave_flow(ticket);
-            self.decide(ticket, Decision::Refused(refusal));
-        }
-    }
-
-    /// The task will never start: it does not count any more.
-    fn leave_flow(&mut self, ticket: Ticket) {
-        let Some(entry) = self.entry(ticket) else { return };
-        let now = self.clock.micros();
-        if let Some(lane) = self.control.lanes.remove(&ticket.slot)
-            && let Some(flow) = self.control.flows.get_mut(&entry.queue)
-            && let Some(stand) = stand(entry.place)
-        {
-            flow.leave(lane, stand, now);
         }
     }
 

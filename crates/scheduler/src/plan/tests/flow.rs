@@ -262,6 +262,110 @@ fn who_takes_over_counts_what_is_out_and_judges_anew() {
     assert_eq!(world.released(&IDS), ["b"]);
 }
 
+impl World {
+    /// The process starts again from what it stored, and leads.
+    fn starts_again(&mut self) {
+        let bytes = self.planner.store("the log".to_owned(), self.sequence);
+        self.planner = Planner::restore(Stored::decode(bytes.as_slice()).unwrap()).unwrap();
+        self.takes_over();
+    }
+
+    fn takes_over(&mut self) {
+        self.planner.lead(self.now(), self.now_ms);
+        self.beat("w", 8, &[]);
+        self.pass(1);
+    }
+
+    /// An attempt of the task begins and fails; another follows in a minute.
+    fn tries(&mut self, id: &str) {
+        self.say(id, Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+        let delay = Some(Duration::from_secs(60).into());
+        let body = pb::Retrying { attempt: 1, delay, ..pb::Retrying::default() };
+        self.say(id, Kind::Retrying(Box::new(body)));
+    }
+}
+
+fn one_waits(limit: &mut pb::Limit) {
+    limit.key = "input.customer".into();
+    limit.singleton = pb::LimitSingleton::Waiting.into();
+}
+
+#[test]
+fn what_waited_before_a_limit_is_not_judged_after_a_restart() {
+    let mut world = World::with_worker(8);
+    for id in ["a", "b", "c"] {
+        world.of(id, "x");
+    }
+    world.limit("one", one_waits);
+    for ticket in world.planner.unkeyed(10) {
+        world.planner.keyed(ticket, &World::spec("any", "x"));
+    }
+    world.pass(1);
+    assert_eq!(world.decisions(), []);
+    world.starts_again();
+    assert_eq!(world.decisions(), [], "they came before it");
+    world.of("d", "x");
+    world.pass(1);
+    assert_eq!(world.decisions(), [Decision::Refused(Refusal::Duplicate)]);
+}
+
+#[test]
+fn a_try_that_comes_back_is_not_judged_and_nothing_is_judged_by_it() {
+    for from_stored in [false, true] {
+        let mut world = World::following();
+        world.limit("one", one_waits);
+        world.of("a", "x");
+        world.tries("a");
+        world.of("b", "x");
+        if from_stored { world.starts_again() } else { world.takes_over() }
+        assert_eq!(world.decisions(), [], "{from_stored}: both were accepted");
+    }
+    let mut world = World::with_worker(8);
+    world.limit("calm", |l| {
+        l.key = "input.customer".into();
+        let quiet = Some(Duration::from_secs(1).into());
+        l.debounce = Some(pb::LimitDebounce { quiet, ..pb::LimitDebounce::default() });
+    });
+    world.of("a", "x");
+    world.pass(1);
+    world.tries("a");
+    world.of("b", "x");
+    world.pass(1);
+    assert_eq!(world.decisions(), [], "a began before b came");
+    world.of("c", "x");
+    world.pass(1);
+    assert_eq!(world.decisions(), [Decision::Refused(Refusal::Superseded)]);
+}
+
+#[test]
+fn who_takes_over_fails_nothing_that_was_accepted_within_the_depth() {
+    let depth = |most| move |l: &mut pb::Limit| l.depth = Some(most);
+    for from_stored in [false, true] {
+        let mut world = World::following();
+        world.limit("depth", depth(3));
+        for id in ["a", "b", "c"] {
+            world.submit(id, |_| {});
+        }
+        world.tries("a");
+        world.tries("b");
+        world.submit("d", |_| {});
+        world.submit("e", |_| {});
+        if from_stored { world.starts_again() } else { world.takes_over() }
+        assert_eq!(world.decisions(), [], "{from_stored}: three wait beside tries that came back");
+        world.submit("f", |_| {});
+        world.pass(1);
+        assert_eq!(world.decisions(), [Decision::Refused(Refusal::TooMany)]);
+    }
+    let mut world = World::following();
+    world.limit("depth", depth(3));
+    for id in ["a", "b", "c"] {
+        world.submit(id, |_| {});
+    }
+    world.limit("depth", depth(1));
+    world.takes_over();
+    assert_eq!(world.decisions(), [], "they came before it was lowered");
+}
+
 #[test]
 fn a_follower_charges_rates_for_what_it_hears_of() {
     let mut world = World::following();
