@@ -31,7 +31,7 @@ pub use self::{
 };
 use self::{
     bucket::{Bucket, STEP},
-    lane::{At, Lane, Rank},
+    lane::{At, Item, Lane, Rank},
 };
 use crate::plan::Ticket;
 
@@ -56,6 +56,8 @@ pub struct Next {
     pub ticket: Ticket,
     /// The priority under which it waits.
     pub priority: u8,
+    /// Since when it is ready, in microseconds.
+    pub since: i64,
     lane: u32,
 }
 
@@ -158,8 +160,8 @@ impl Flow {
                 self.unpark_beside(rank.lane, now);
                 continue;
             }
-            let (ticket, priority) = (head.item.ticket, head.priority);
-            return Some(Next { ticket, priority, lane: rank.lane });
+            let (priority, Item { ticket, since }) = (head.priority, head.item);
+            return Some(Next { ticket, priority, since, lane: rank.lane });
         }
         None
     }

@@ -116,10 +116,17 @@ impl Flow {
         self.came(lane, now);
     }
 
-    /// A task of the lane is first again: its release did not happen.
-    pub fn push_front(&mut self, lane: u32, priority: u8, ticket: Ticket, now: i64) {
+    /// A task of the lane is first again: its release did not happen. It has been ready since then,
+    /// so that it stands among the other lanes where it stood.
+    pub fn push_front(
+        &mut self,
+        lane: u32,
+        (priority, ticket): (u8, Ticket),
+        since: i64,
+        now: i64,
+    ) {
         if let Some(lane) = self.lanes.get_mut(lane as usize) {
-            lane.push_front(priority, Item { ticket, since: now });
+            lane.push_front(priority, Item { ticket, since });
         }
         self.came(lane, now);
     }

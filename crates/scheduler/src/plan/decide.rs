@@ -251,6 +251,7 @@ impl Planner {
         if !matches!(entry.place, Place::Released(_)) {
             return;
         }
+        let since = self.was_ready_since(ticket);
         self.place(ticket, Place::Waiting);
         if entry.deciding.is_some()
             || entry.state.cancel_requested
@@ -259,7 +260,7 @@ impl Planner {
             return;
         }
         self.entries.update(ticket, |entry| entry.place = Place::Ready);
-        let is_lined_up = self.line_up_first(ticket, entry.queue, entry.priority);
+        let is_lined_up = self.line_up_first(ticket, (entry.queue, entry.priority), since);
         let queue = self.queue_mut(entry.queue);
         queue.waiting = queue.waiting.saturating_sub(1);
         queue.queued += 1;

@@ -25,6 +25,8 @@ pub(super) struct Control {
     flows: HashMap<u32, Flow>,
     /// The lanes of tasks in these queues, by slot.
     lanes: HashMap<u32, u32>,
+    /// Since when those were ready that were taken off their lanes and are out.
+    taken: HashMap<u32, i64>,
     /// What is put into its lane now was ready before.
     restoring: bool,
     /// This process leads, and has judged nothing yet.
@@ -116,6 +118,9 @@ impl Planner {
         for (ticket, entry) in here {
             let Some(stand) = stand(entry.place) else { continue };
             let lane = self.control.lanes.remove(&ticket.slot);
+            if !is_limited {
+                self.control.taken.remove(&ticket.slot);
+            }
             if is_limited && !is_refused(&entry) {
                 let keys = keys_before(&flow, old.as_ref().zip(lane));
                 self.control.lanes.insert(ticket.slot, flow.enter(&keys, stand));
@@ -213,26 +218,40 @@ impl Planner {
         };
         match (stand(from), stand(to)) {
             (Some(from), Some(to)) => {
+                if from == Stand::Out {
+                    self.control.taken.remove(&ticket.slot);
+                }
                 flow.moved(lane, from, to, now);
                 to == Stand::Ready && self.line_up(ticket, queue, priority, None)
             }
             (Some(from), None) => {
                 flow.leave(lane, from, now);
                 self.control.lanes.remove(&ticket.slot);
+                self.control.taken.remove(&ticket.slot);
                 false
             }
             (None, _) => false,
         }
     }
 
+    /// Since when a task was ready before it was taken off its lane.
+    pub(super) fn was_ready_since(&self, ticket: Ticket) -> i64 {
+        self.control.taken.get(&ticket.slot).copied().unwrap_or_else(|| self.since(ticket))
+    }
+
     /// A release did not happen: the task goes back to where it was taken from.
-    pub(super) fn line_up_first(&mut self, ticket: Ticket, queue: u32, priority: u8) -> bool {
+    pub(super) fn line_up_first(
+        &mut self,
+        ticket: Ticket,
+        (queue, priority): (u32, u8),
+        since: i64,
+    ) -> bool {
         let now = self.clock.micros();
         let lane = self.control.lanes.get(&ticket.slot);
         let flow = self.control.flows.get_mut(&queue);
         let Some((flow, lane)) = flow.zip(lane) else { return false };
         flow.moved(*lane, Stand::Waiting, Stand::Ready, now);
-        flow.push_front(*lane, priority, ticket, now);
+        flow.push_front(*lane, (priority, ticket), since, now);
         true
     }
 
@@ -269,6 +288,7 @@ impl Planner {
             && let Some(flow) = self.control.flows.get_mut(&id)
         {
             flow.take(next, self.clock.micros());
+            self.control.taken.insert(next.ticket.slot, next.since);
         }
         self.place(candidate.ticket(), Place::Released(now_ms));
     }

@@ -164,6 +164,30 @@ fn a_release_that_did_not_happen_goes_first_again() {
     assert_eq!(world.place("b"), Place::Ready);
 }
 
+/// With a key for each task, every lane is empty when its task goes.
+#[test]
+fn a_release_that_did_not_happen_keeps_its_age_among_other_keys() {
+    let mut world = World::with_worker(8);
+    world.limit("each", by_customer);
+    world.limit("old", |l| l.ageing = Some(Duration::from_secs(1).into()));
+    world.submit("a", |spec| {
+        spec.priority = Some(1);
+        spec.input = Some(pb::Json { text: r#"{"customer": "a"}"#.into() });
+    });
+    for id in ["b", "c"] {
+        world.pass(8_000);
+        world.of(id, id);
+    }
+    world.beat("w", 8, &[]);
+    for _ in 0..3 {
+        world.pass(1);
+        let releases = world.planner.release(world.now_ms, 4_096, 1);
+        assert_eq!(world.name(releases[0].tickets[0], &IDS), "a", "it counts as 10 and is oldest");
+        world.planner.unrelease(releases[0].tickets[0]);
+    }
+    assert_eq!(world.released(&IDS), ["a", "b", "c"]);
+}
+
 #[test]
 fn what_waits_too_long_expires_by_the_limit() {
     let mut world = World::with_worker(8);
