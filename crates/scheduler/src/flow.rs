@@ -99,22 +99,37 @@ impl Flow {
     /// A queue with these limits and no tasks.
     pub fn new(limits: Vec<Named>) -> Self {
         let mut flow = Self::default();
-        flow.set(limits);
+        flow.set(limits, i64::MIN);
         flow
     }
 
     /// Takes other numbers for the same limits: their names and keys must be as before.
-    pub fn set(&mut self, limits: Vec<Named>) {
+    pub fn set(&mut self, limits: Vec<Named>, now: i64) {
         self.fair = limits.iter().position(|named| named.limit.fair.is_some());
         let ageing = limits.iter().filter_map(|named| named.limit.ageing).min();
         self.ageing = ageing.map(|ageing| ageing.as_micros() as i64);
-        self.limits = limits;
+        let old = std::mem::replace(&mut self.limits, limits);
+        self.renew_rates(&old, now);
         self.hidden.resize(self.limits.len(), i64::MIN);
         if self.gates.is_empty() {
             let gates =
                 self.limits.iter().enumerate().filter(|(_, named)| named.limit.key.is_none());
             let gates = gates.map(|(place, _)| place).collect::<Vec<_>>();
             self.gates = gates.into_iter().map(|place| self.bucket_of(place, "")).collect();
+        }
+    }
+
+    /// Where a rate is another one than it was in these limits, no key waits by the one before: the
+    /// next start could be a day away.
+    pub fn renew_rates(&mut self, old: &[Named], now: i64) {
+        for (_, bucket) in &mut self.buckets {
+            let Some(named) = self.limits.get(bucket.limit) else { continue };
+            let before = old.iter().find(|old| old.name == named.name);
+            if let Some(rate) = named.limit.rate
+                && before.is_some_and(|before| before.limit.rate != Some(rate))
+            {
+                bucket.new_rate(rate, now);
+            }
         }
     }
 

@@ -227,13 +227,37 @@ fn other_numbers_hold_at_once() {
     let mut flow = Flow::new(limit(1));
     let lanes = (0..5).map(|n| ready(&mut flow, &["a"], n, 0)).collect::<Vec<_>>();
     assert_eq!(drain(&mut flow, &lanes, 0, 9), [0]);
-    flow.set(limit(3));
+    flow.set(limit(3), 0);
     flow.look_again(0);
     assert_eq!(drain(&mut flow, &lanes, 0, 9), [1, 2]);
-    flow.set(limit(1));
+    flow.set(limit(1), 0);
     flow.look_again(0);
     flow.leave(lanes[0], Stand::Out, 0);
     assert!(drain(&mut flow, &lanes, 0, 9).is_empty(), "two are out, of one");
+}
+
+#[test]
+fn another_rate_holds_at_once() {
+    let limit = |count, per| {
+        vec![named("slow", |l| {
+            l.key = "input.k".into();
+            let per = Some(Duration::from_secs(per).into());
+            l.rate = Some(pb::LimitRate { count, per, ..pb::LimitRate::default() });
+        })]
+    };
+    let day = 24 * 3_600;
+    let mut flow = Flow::new(limit(1, day));
+    let lanes = (0..3).map(|n| ready(&mut flow, &["a"], n, 0)).collect::<Vec<_>>();
+    assert_eq!(drain(&mut flow, &lanes, SECOND, 9), [0]);
+    assert!(drain(&mut flow, &lanes, 2 * SECOND, 9).is_empty(), "the next is a day away");
+    flow.set(limit(2, 1), 2 * SECOND);
+    flow.look_again(2 * SECOND);
+    assert!(drain(&mut flow, &lanes, 2 * SECOND, 9).is_empty(), "never faster than the new one");
+    assert_eq!(drain(&mut flow, &lanes, 3 * SECOND - SECOND / 2, 9), [1]);
+    // A slower one counts from what was used.
+    flow.set(limit(1, day), 3 * SECOND);
+    flow.look_again(3 * SECOND);
+    assert_eq!(drain(&mut flow, &lanes, 3 * SECOND, 9), [2]);
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Planner {
         let now = self.clock.micros();
         match self.control.flows.remove(&id) {
             Some(mut flow) if same_shape(flow.limits(), &here) => {
-                flow.set(here);
+                flow.set(here, now);
                 flow.look_again(now);
                 self.control.flows.insert(id, flow);
             }
@@ -113,6 +113,7 @@ impl Planner {
         for state in old.iter().flat_map(|old| old.states(std::iter::empty())) {
             flow.restore(&state, now);
         }
+        flow.renew_rates(old.as_ref().map_or(&[], Flow::limits), now);
         let is_limited = !flow.limits().is_empty();
         let here = self.entries.iter().filter(|(_, entry)| entry.queue == id);
         for (ticket, entry) in here {

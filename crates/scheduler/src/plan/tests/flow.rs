@@ -126,6 +126,29 @@ fn another_number_keeps_what_is_known_and_another_key_does_not() {
 }
 
 #[test]
+fn another_rate_holds_at_once_beside_another_limit() {
+    let rate = |count, secs| {
+        move |l: &mut pb::Limit| {
+            let per = Some(Duration::from_secs(secs).into());
+            l.rate = Some(pb::LimitRate { count, per, ..pb::LimitRate::default() });
+        }
+    };
+    let mut world = World::with_worker(8);
+    world.limit("slow", rate(1, 24 * 3_600));
+    for id in ["a", "b"] {
+        world.submit(id, |_| {});
+    }
+    assert_eq!(world.released(&IDS), ["a"]);
+    // Another limit makes every lane anew.
+    world.limit("all", |l| l.concurrency = Some(5));
+    assert!(world.released(&IDS).is_empty());
+    world.planner.set_limit("all", None, 90);
+    world.limit("slow", rate(100, 1));
+    world.pass(10);
+    assert_eq!(world.released(&IDS), ["b"]);
+}
+
+#[test]
 fn a_rate_holds_until_a_time_and_rings_then() {
     let mut world = World::with_worker(8);
     world.limit("slow", |l| {
