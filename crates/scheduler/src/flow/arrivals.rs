@@ -3,7 +3,7 @@
 //!
 //! It is said by who leads, about what waits then: one that follows does not know what is out.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use common::policy::limit::{Debounce, Limit, Singleton};
 
@@ -21,6 +21,27 @@ pub enum Refusal {
     Duplicate,
     /// Enough wait already.
     TooMany,
+}
+
+/// What is refused at one time.
+#[derive(Debug, Default)]
+pub(super) struct Refused(HashMap<Ticket, Refusal>);
+
+impl Refused {
+    fn add(&mut self, ticket: Ticket, refusal: Refusal) {
+        self.0.entry(ticket).or_insert(refusal);
+    }
+
+    pub(super) fn has(&self, ticket: Ticket) -> bool {
+        self.0.contains_key(&ticket)
+    }
+
+    /// The same facts give the same order.
+    pub(super) fn sorted(self) -> Vec<(Ticket, Refusal)> {
+        let mut refused = self.0.into_iter().collect::<Vec<_>>();
+        refused.sort_unstable_by_key(|(ticket, _)| *ticket);
+        refused
+    }
 }
 
 /// A task that came.
@@ -101,8 +122,8 @@ impl Arrivals {
         &mut self,
         (limit, since): (&Limit, u64),
         mut waiting: u64,
-        waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
-        refused: &mut Vec<(Ticket, Refusal)>,
+        waits: impl Fn(Ticket, &Refused) -> bool,
+        refused: &mut Refused,
     ) {
         let Some(depth) = limit.depth else { return };
         for arrival in self.new.iter().rev().filter(|arrival| arrival.may_be_refused(since)) {
@@ -110,7 +131,7 @@ impl Arrivals {
                 return;
             }
             if waits(arrival.ticket, refused) {
-                refused.push((arrival.ticket, Refusal::TooMany));
+                refused.add(arrival.ticket, Refusal::TooMany);
                 waiting -= 1;
             }
         }
@@ -120,8 +141,8 @@ impl Arrivals {
     pub(super) fn judge(
         &mut self,
         (limit, since): (&Limit, u64),
-        waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
-        refused: &mut Vec<(Ticket, Refusal)>,
+        waits: impl Fn(Ticket, &Refused) -> bool,
+        refused: &mut Refused,
     ) {
         while let Some(arrival) = self.new.pop_front() {
             if !waits(arrival.ticket, refused) {
@@ -136,7 +157,7 @@ impl Arrivals {
                 && kept.is_some()
                 && arrival.may_be_refused(since)
             {
-                refused.push((arrival.ticket, Refusal::Duplicate));
+                refused.add(arrival.ticket, Refusal::Duplicate);
             } else {
                 self.kept = Some(arrival);
             }
@@ -149,19 +170,19 @@ impl Arrivals {
         arrival: Arrival,
         kept: Option<Arrival>,
         (debounce, since): (Debounce, u64),
-        refused: &mut Vec<(Ticket, Refusal)>,
+        refused: &mut Refused,
     ) {
         let is_known = !arrival.is_new && self.first > i64::MIN;
         match kept {
             Some(kept) if kept.order > arrival.order => {
                 if arrival.may_be_refused(since) {
-                    refused.push((arrival.ticket, Refusal::Superseded));
+                    refused.add(arrival.ticket, Refusal::Superseded);
                 }
                 return;
             }
             // Of two that were judged before, both may run.
             Some(kept) if arrival.is_new && kept.order >> ORDER_BITS >= since => {
-                refused.push((kept.ticket, Refusal::Superseded));
+                refused.add(kept.ticket, Refusal::Superseded);
             }
             Some(_) => {}
             None if is_known => {}

@@ -4,7 +4,7 @@ use crate::plan::Ticket;
 
 use super::{
     Flow, UNKNOWN,
-    arrivals::{Arrival, Arrivals, Refusal},
+    arrivals::{Arrival, Arrivals, Refusal, Refused},
     bucket::Bucket,
     lane::{At, Item, Lane},
 };
@@ -166,7 +166,7 @@ impl Flow {
     pub fn judge(&mut self, waits: impl Fn(Ticket) -> bool) -> Vec<(Ticket, Refusal)> {
         let fresh = std::mem::take(&mut self.fresh);
         let back = std::mem::take(&mut self.back);
-        let mut refused = Vec::new();
+        let mut refused = Refused::default();
         for is_cap in [true, false] {
             for id in &fresh {
                 let Some(bucket) = self.buckets.get_mut(*id as usize) else { continue };
@@ -175,9 +175,7 @@ impl Flow {
                 let waiting = (bucket.ready + bucket.waiting).saturating_sub(back);
                 let Some(arrivals) = &mut bucket.arrivals else { continue };
                 let limit = (&named.limit, named.since);
-                let stands = |t: Ticket, refused: &[(Ticket, Refusal)]| {
-                    waits(t) && !refused.iter().any(|(other, _)| *other == t)
-                };
+                let stands = |t: Ticket, refused: &Refused| waits(t) && !refused.has(t);
                 if is_cap {
                     arrivals.cap(limit, waiting, stands, &mut refused);
                 } else {
@@ -185,7 +183,7 @@ impl Flow {
                 }
             }
         }
-        refused
+        refused.sorted()
     }
 
     /// A task of the lane waits after an attempt. Who takes over has not judged anything: at its first

@@ -205,8 +205,7 @@ fn only_one_of_a_key_waits_and_only_so_many_in_all() {
         let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
         flow.arrived(lanes[n as usize], arrival, None);
     }
-    let mut refused = flow.judge(|_| true);
-    refused.sort_unstable_by_key(|(ticket, _)| *ticket);
+    let refused = flow.judge(|_| true);
     let expected = [
         (ticket(1), Refusal::Duplicate),
         (ticket(3), Refusal::TooMany),
@@ -214,6 +213,25 @@ fn only_one_of_a_key_waits_and_only_so_many_in_all() {
         (ticket(5), Refusal::TooMany),
     ];
     assert_eq!(refused, expected);
+}
+
+/// What came while nobody led is judged at once.
+#[test]
+fn a_flood_is_judged_in_one_pass() {
+    let mut flow = Flow::new(vec![named("calm", |l| {
+        l.key = "input.k".into();
+        let quiet = Some(Duration::from_secs(2).into());
+        l.debounce = Some(pb::LimitDebounce { quiet, ..pb::LimitDebounce::default() });
+    })]);
+    let lane = lane(&mut flow, &["a"]);
+    let flood = 200_000;
+    for n in 0..flood {
+        let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
+        flow.arrived(lane, arrival, None);
+    }
+    let refused = flow.judge(|_| true);
+    assert_eq!(refused.len(), flood as usize - 1);
+    assert_eq!(refused.last(), Some(&(ticket(flood - 2), Refusal::Superseded)));
 }
 
 #[test]
