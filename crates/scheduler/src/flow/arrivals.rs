@@ -126,6 +126,9 @@ impl Arrivals {
         refused: &mut Refused,
     ) {
         let Some(depth) = limit.depth else { return };
+        // What another limit refused does not wait any more.
+        let gone = self.new.iter().filter(|arrival| refused.has(arrival.ticket)).count();
+        waiting = waiting.saturating_sub(gone as u64);
         for arrival in self.new.iter().rev().filter(|arrival| arrival.may_be_refused(since)) {
             if waiting <= depth {
                 return;

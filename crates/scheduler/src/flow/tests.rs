@@ -215,6 +215,30 @@ fn only_one_of_a_key_waits_and_only_so_many_in_all() {
     assert_eq!(refused, expected);
 }
 
+#[test]
+fn what_one_limit_refuses_does_not_count_for_another() {
+    let mut flow = Flow::new(vec![
+        named("all", |l| l.depth = Some(10)),
+        named("each", |l| {
+            l.key = "input.k".into();
+            l.depth = Some(5);
+        }),
+    ]);
+    let mut come = |keys: &[&str], first: u32| {
+        for (n, key) in (first..).zip(keys) {
+            let lane = ready(&mut flow, &[*key], n, 0);
+            let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
+            flow.arrived(lane, arrival, None);
+        }
+        flow.judge(|_| true)
+    };
+    assert_eq!(come(&["k", "k", "k", "k", "u", "u", "u", "u", "u"], 0), []);
+    // The queue has room for one, the key as well.
+    let refused = come(&["k", "k", "k", "k"], 9);
+    let expected = [10, 11, 12].map(|n| (ticket(n), Refusal::TooMany));
+    assert_eq!(refused, expected);
+}
+
 /// What came while nobody led is judged at once.
 #[test]
 fn a_flood_is_judged_in_one_pass() {
