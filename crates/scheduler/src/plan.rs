@@ -215,6 +215,9 @@ pub struct Planner {
     /// Who began the attempt of a running task.
     holders: HashMap<u32, Holder>,
     timers: BinaryHeap<Reverse<(Timestamp, Ticket, Alarm)>>,
+    /// How many timers there were when those of no use were looked for, and how many may be kept by
+    /// the number of tasks.
+    timers_looked: (usize, usize),
     decisions: VecDeque<(Ticket, Decision)>,
     workers: Workers,
     paused: Option<Pause>,

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use common::policy::limit::Limit;
+use common::{
+    id::DocumentName,
+    policy::{Body, Document, limit::Limit},
+};
 
 use super::*;
 use crate::{flow::Refusal, why};
@@ -9,9 +12,10 @@ impl World {
     fn limit(&mut self, name: &str, change: impl FnOnce(&mut pb::Limit)) {
         let mut limit = pb::Limit { queue: "handlers".into(), ..pb::Limit::default() };
         change(&mut limit);
-        let limit = Limit::parse(&limit).expect("a limit");
-        self.sequence += 1;
-        self.planner.set_limit(name, Some(limit), self.sequence);
+        Limit::parse(&limit).expect("a limit");
+        let (name, body) = (DocumentName::parse(name).unwrap(), Body::Limit(Box::new(limit)));
+        let document = Document { name, version: self.sequence + 1, carried: None, body };
+        self.decree(Policy::Document(Box::new(document)));
     }
 
     fn of(&mut self, id: &str, customer: &str) {
@@ -233,6 +237,36 @@ fn what_waits_too_long_expires_by_the_limit() {
     let event =
         crate::verdict::event(&world.planner, (ticket, &entry), &spec, Decision::Expired, 0.5);
     assert!(format!("{event:?}").contains("the ttl of limit ttl"), "{event:?}");
+}
+
+/// Each has an alarm for the limit's time and one for its whole.
+#[test]
+fn timers_that_are_of_use_are_not_looked_through_again_and_again() {
+    let mut world = World::following();
+    world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(3_600).into()));
+    let hour = Some(Duration::from_secs(3_600).into());
+    for n in 0..6_000 {
+        world.submit(&format!("t{n}"), |spec| {
+            spec.timeouts = Some(pb::Timeouts { total: hour, ..pb::Timeouts::default() });
+        });
+    }
+    for n in 1..6 {
+        // Whoever leads or sets a limit gives each an alarm once more.
+        world.planner.lead(world.now(), world.now_ms);
+        world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(3_600 - n).into()));
+    }
+    world.pass(1);
+    assert_eq!(world.planner.timers.len(), 12_000, "one for each reason");
+    for _ in 0..2 {
+        world.planner.lead(world.now(), world.now_ms);
+        world.pass(1);
+    }
+    assert_eq!(world.planner.timers.len(), 24_000, "nobody looks for a few");
+    for n in 0..6_000 {
+        world.complete(&format!("t{n}"), 1);
+    }
+    world.pass(1);
+    assert!(world.planner.timers.is_empty(), "{}", world.planner.timers.len());
 }
 
 #[test]
