@@ -53,6 +53,9 @@ pub const ROOM_HINT_BLIND: Duration = Duration::from_secs(30);
 /// Longest time after which a submission to a full queue is told to come back.
 pub const ROOM_RETRY_MAX: Duration = Duration::from_secs(60);
 
+/// Task types whose tasks are counted in one question, at most.
+pub const COUNTED_TYPES_MAX: usize = 1_000;
+
 /// Longest cron expression, in bytes.
 pub const CRON_BYTES_MAX: usize = 256;
 /// Shortest interval of a schedule.

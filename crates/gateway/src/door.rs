@@ -106,6 +106,7 @@ forward! {
         list(ListRequest) -> ListResponse;
         history(GetRequest) -> HistoryResponse;
         stats(StatsRequest) -> StatsResponse;
+        count_types(CountTypesRequest) -> CountTypesResponse;
         list_dead(ListDeadRequest) -> ListDeadResponse;
         get_dead(GetDeadRequest) -> DeadLetter;
         replay_dead(ReplayDeadRequest) -> ReplayDeadResponse;

@@ -224,6 +224,7 @@ fn worker_pool(r: &mut Reader) -> worker_pool::Config {
             )
             .unwrap_or(default.queues),
         env_allow: r.list("worker_pool.env_allow", &env_allow, "variables that commands may see"),
+        env: default.env,
         secrets_dir: r.path(
             "worker_pool.secrets_dir",
             None,

@@ -204,6 +204,8 @@ requests! {
     list("registry", "list", ListRequest) -> ListResponse;
     /// Counts of everything.
     stats("registry", "stats", StatsRequest) -> StatsResponse;
+    /// How many tasks of each type are in each state.
+    count_types("registry", "count_types", CountTypesRequest) -> CountTypesResponse;
     /// What could not be read or did not end well.
     list_dead("registry", "list_dead", ListDeadRequest) -> ListDeadResponse;
     /// One dead letter.

@@ -38,6 +38,12 @@ impl Environment {
         Self { allowed, secrets, secrets_dir }
     }
 
+    /// The same with more variables for every command.
+    pub(crate) fn with(mut self, more: BTreeMap<String, String>) -> Self {
+        self.allowed.extend(more);
+        self
+    }
+
     /// The variables that every command gets.
     pub(crate) fn allowed(&self) -> &BTreeMap<String, String> {
         &self.allowed
@@ -102,6 +108,9 @@ mod tests {
             Some(folder.path().to_owned()),
         );
         assert_eq!(environment.allowed().keys().collect::<Vec<_>>(), ["PATH"]);
+        let more = [("JETMILL_NATS_URL".to_owned(), "nats://127.0.0.1:1".to_owned())];
+        let more = environment.clone().with(more.into());
+        assert_eq!(more.allowed().keys().collect::<Vec<_>>(), ["JETMILL_NATS_URL", "PATH"]);
         assert_eq!(environment.secret("env:TOKEN").as_deref(), Ok("value"));
         assert_eq!(environment.secret("file:token").as_deref(), Ok("from file"));
         for refused in

@@ -26,7 +26,7 @@ mod redact;
 pub mod roles;
 mod shell;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use common::{
@@ -55,6 +55,8 @@ pub struct Config {
     pub queues: Vec<(QueueName, u32)>,
     /// Variables of its environment that commands may see.
     pub env_allow: Vec<String>,
+    /// Variables that every command gets beside these, from the process that starts the worker.
+    pub env: BTreeMap<String, String>,
     /// The folder of the secrets that tasks name as `file:NAME`.
     pub secrets_dir: Option<PathBuf>,
     /// What the roles of tasks may use.
@@ -77,6 +79,7 @@ impl Default for Config {
             name: None,
             queues: vec![(queue, slots)],
             env_allow: ENV_ALLOW.map(str::to_owned).to_vec(),
+            env: BTreeMap::new(),
             secrets_dir: None,
             roles: Roles::default(),
             limits: Bounds::default(),
@@ -93,6 +96,7 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let environment = Environment::new(variables, &config.env_allow, config.secrets_dir);
+    let environment = environment.with(config.env);
     let options = Options {
         name: name(config.name.as_deref(), &ctx.instance)?,
         queues: config.queues,
