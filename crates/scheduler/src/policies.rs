@@ -8,7 +8,9 @@ use common::{
     error::{ApiError, ErrorCode, Violation},
     limits,
     pb::{self, document::Body},
-    policy::{Body as Says, Document, Id, Kind, Policies, task_type as of_type},
+    policy::{
+        Body as Says, Document, Id, Kind, Policies, schedule::Schedule, task_type as of_type,
+    },
 };
 
 pub use self::asked::Asked;
@@ -87,7 +89,7 @@ pub fn changes(known: &Policies, documents: Vec<Document>) -> Result<Vec<Change>
 /// What the types of a request ask of schedules: each has one of its own name, or none.
 fn schedules(known: &Policies, documents: &[Document]) -> Result<Vec<Document>, ApiError> {
     let mut more = Vec::new();
-    for document in documents {
+    for (place, document) in documents.iter().enumerate() {
         let asked = match &document.body {
             Says::TaskType(body) => of_type::schedule(body),
             Says::Removed(Kind::TaskType) => None,
@@ -108,7 +110,9 @@ fn schedules(known: &Policies, documents: &[Document]) -> Result<Vec<Document>, 
             (None, _, None) => continue,
             (None, _, Some(_)) => Says::Removed(Kind::Schedule),
             (Some(asked), _, Some(own)) => {
-                Says::Schedule(Box::new(of_type::schedule_anew(asked, own)))
+                let body = of_type::schedule_anew(asked, own);
+                fits_what_is_set(place, document, &body)?;
+                Says::Schedule(Box::new(body))
             }
             (Some(asked), None, None) => Says::Schedule(Box::new(asked)),
             (Some(_), Some(_), None) => {
@@ -122,6 +126,18 @@ fn schedules(known: &Policies, documents: &[Document]) -> Result<Vec<Document>, 
         more.push(Document { name: document.name.clone(), version: 0, carried: None, body });
     }
     Ok(more)
+}
+
+/// What was set on the schedule of a type stays, and may not go with what the type asks for now.
+fn fits_what_is_set(place: usize, of: &Document, body: &pb::Schedule) -> Result<(), ApiError> {
+    let Err(violations) = Schedule::parse(body) else { return Ok(()) };
+    let name = of.name.as_str();
+    let set = |Violation { field, problem }| Violation {
+        field: format!("documents[{place}].task_type.schedule"),
+        problem: format!("does not go with what is set on schedule {name}: {field} {problem}"),
+    };
+    let error = ApiError::invalid(violations.into_iter().map(set).collect());
+    Err(error.hint(format!("set schedule {name} anew first: `jetmill schedule ls` shows it")))
 }
 
 fn change(known: &Policies, document: Document) -> Change {
@@ -150,6 +166,7 @@ fn change(known: &Policies, document: Document) -> Change {
 
 #[cfg(test)]
 mod tests {
+    use common::id::DocumentName;
     use serde_json::json;
 
     use super::*;
@@ -209,6 +226,26 @@ mod tests {
         let applied = apply(&mut known, std::slice::from_ref(&none));
         assert_eq!(applied, [result("changed", 2), result("removed", 2)]);
         assert_eq!(apply(&mut known, &[none]), [result("unchanged", 2)]);
+    }
+
+    #[test]
+    fn what_is_set_on_the_schedule_of_a_type_must_go_with_what_the_type_asks_for() {
+        let mut known = Policies::default();
+        let of_type = |schedule: &str| {
+            let body = json!({"executor": {"shell": {"argv": ["true"]}}, "schedule": schedule});
+            let body = Body::TaskType(serde_json::from_value(body).unwrap());
+            pb::Document { name: "a".into(), body: Some(body), ..pb::Document::default() }
+        };
+        apply(&mut known, &[of_type("every 1h")]);
+        let id = (Kind::Schedule, DocumentName::parse("a").unwrap());
+        let Says::Schedule(own) = known.get(&id).unwrap().document.body.clone() else { panic!() };
+        let jitter = Some(std::time::Duration::from_secs(600).into());
+        let set = Body::Schedule(pb::Schedule { jitter, ..*own });
+        apply(&mut known, &[pb::Document { body: Some(set), ..of_type("") }]);
+        assert!(changes(&known, parse(vec![of_type("every 2h")]).unwrap()).is_ok());
+        let documents = parse(vec![limit("l", "q"), of_type("every 5m")]).unwrap();
+        let error = changes(&known, documents).unwrap_err().to_string();
+        assert!(error.contains("documents[1].task_type.schedule") && error.contains("jitter"));
     }
 
     #[test]
