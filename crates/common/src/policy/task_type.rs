@@ -15,7 +15,7 @@ use crate::{
 /// Who creates the tasks of a type's own schedule.
 const CATALOG: &str = "catalog";
 /// Why the schedule of a disabled type rests.
-const DISABLED: &str = "its type is disabled";
+pub const DISABLED: &str = "its type is disabled";
 /// Fields of an executor that are taken as they are written: code, references and names.
 const LITERAL: [&str; 5] = ["script", "source", "secrets", "handler", "mounts"];
 /// What stands for a template while the form of its executor is checked. A problem counts when no

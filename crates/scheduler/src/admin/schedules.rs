@@ -9,6 +9,7 @@ use common::{
     policy::{
         Body, Document, Kind,
         schedule::{Schedule, before},
+        task_type,
     },
     time::Timestamp,
 };
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     lead::Lead,
     plan::Planner,
-    schedule::{Known, pattern},
+    schedule::pattern,
 };
 
 /// Ticks of each schedule in a list, at most.
@@ -175,9 +176,8 @@ impl Lead {
                 response.next_page_token = last.unwrap_or_default();
                 break;
             }
-            let known = self.planner.schedules().get(document.name.as_str());
             let count = (request.next as usize).min(NEXT_IN_LIST_MAX);
-            let one = state(document, known, now, count);
+            let one = state(&self.planner, document, now, count);
             bytes += one.encoded_len();
             response.schedules.push(one);
         }
@@ -194,8 +194,10 @@ impl Lead {
             let _ = reply.send(Err(no_schedule(&request.pattern)));
             return;
         }
+        let planner = &self.planner;
         let change = |mut document: Document| {
             if let Body::Schedule(body) = &mut document.body
+                && (request.paused || !rests_with_its_type(planner, body, document.name.as_str()))
                 && (body.paused, body.paused_until) != (request.paused, request.until)
             {
                 (body.paused, body.paused_until) = (request.paused, request.until);
@@ -215,18 +217,29 @@ fn documents<'a>(planner: &'a Planner, names: &'a str) -> impl Iterator<Item = &
     all.filter(move |document| pattern::fits(names, document.name.as_str()))
 }
 
-fn state(
-    document: &Document,
-    known: Option<&Known>,
-    now: Timestamp,
-    count: usize,
-) -> pb::ScheduleState {
+/// Whether it is paused since the type is disabled that brought it: it goes on when that is enabled.
+fn rests_with_its_type(planner: &Planner, body: &pb::Schedule, name: &str) -> bool {
+    body.pause_reason == task_type::DISABLED
+        && task_type::is_own(body, name)
+        && Schedule::parse(body).is_ok_and(|schedule| planner.schedules().rests(&schedule))
+}
+
+fn state(planner: &Planner, document: &Document, now: Timestamp, count: usize) -> pb::ScheduleState {
+    let name = document.name.as_str();
+    let known = planner.schedules().get(name);
+    let schedule = known.and_then(|known| known.schedule.as_ref());
+    let rests = schedule.is_some_and(|schedule| planner.schedules().rests(schedule));
     let body = match &document.body {
+        // Nobody paused it, but it has no runs as if somebody had.
+        Body::Schedule(body) if rests && !body.paused => Some(pb::Schedule {
+            paused: true,
+            pause_reason: task_type::DISABLED.into(),
+            ..(**body).clone()
+        }),
         Body::Schedule(body) => Some(body.as_ref().clone()),
         Body::Limit(_) | Body::TaskType(_) | Body::Removed(_) => None,
     };
-    let name = document.name.as_str();
-    let schedule = known.and_then(|known| known.schedule.as_ref()).filter(|s| !s.is_paused());
+    let schedule = schedule.filter(|schedule| !rests && !schedule.is_paused());
     let next = schedule.map(|schedule| fires(schedule, name, now, count)).unwrap_or_default();
     pb::ScheduleState {
         name: name.to_owned(),

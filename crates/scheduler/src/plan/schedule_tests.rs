@@ -222,6 +222,36 @@ fn whoever_begins_goes_on_where_the_leader_was() {
 }
 
 #[test]
+fn a_schedule_has_no_runs_while_their_type_is_disabled() {
+    let mut world = World::new();
+    let name = DocumentName::parse("report").unwrap();
+    let mut version = 0;
+    let mut turn = |world: &mut World, enabled: bool| {
+        version += 1;
+        let of = json!({
+            "name": "report", "executor": {"shell": {"argv": ["true"]}}, "enabled": enabled
+        });
+        let body = Body::TaskType(Box::new(serde_json::from_value(of).unwrap()));
+        let document = Document { name: name.clone(), version, carried: None, body };
+        world.say(Policy::Document(Box::new(document)));
+    };
+    turn(&mut world, false);
+    let typed = json!({"every": "60s", "task": {"task_type": "report"}, "overlap": "allow"});
+    world.set("typed", Some(typed));
+    let own = json!({"executor": {"shell": {"argv": ["true"]}}, "task_type": "report"});
+    let own = json!({"every": "60s", "task": own, "overlap": "allow"});
+    world.set("own", Some(own));
+    assert_eq!(world.after(60), 1, "that with an executor of its own");
+    assert_eq!(world.after(60), 1);
+    world.cut(3);
+    world.check();
+    turn(&mut world, true);
+    assert_eq!(world.after(0), 0, "what was passed over is not caught up");
+    assert_eq!(world.after(60), 2);
+    world.check();
+}
+
+#[test]
 fn only_a_leader_decides_and_its_loop_wakes_for_it() {
     let mut world = World::new();
     world.set("s", Some(every(60, &json!({}))));

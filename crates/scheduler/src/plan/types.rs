@@ -137,6 +137,7 @@ impl Planner {
         let kind = self.kind_id(name);
         let own = self.kinds.contains_key(name);
         let enabled = task_type.as_ref().is_none_or(|of| of.enabled.unwrap_or(true));
+        self.schedules.turned(name, !enabled);
         match task_type {
             Some(of) => self.types.known.insert(name.into(), Known::new(version, of)),
             None => self.types.known.remove(name),

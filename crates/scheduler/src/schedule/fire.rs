@@ -59,6 +59,8 @@ pub enum Why {
     Full,
     /// Its id is that of another task.
     Taken,
+    /// The type of its runs is disabled.
+    Disabled,
 }
 
 impl Why {
@@ -69,6 +71,7 @@ impl Why {
             Self::Overlap => "overlap",
             Self::Full => "full",
             Self::Taken => "taken",
+            Self::Disabled => "disabled",
         }
     }
 }
