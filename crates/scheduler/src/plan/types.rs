@@ -155,14 +155,22 @@ impl Planner {
 
     fn hold_or_let_go(&mut self, kind: u16) {
         let tickets = self.entries.iter().filter(|(_, entry)| entry.kind == kind);
-        let tickets = tickets.map(|(ticket, _)| ticket).collect::<Vec<_>>();
-        for ticket in tickets {
+        let age = |(ticket, entry): (Ticket, Entry)| {
+            let carried = self.carried.get(&ticket.slot);
+            (carried.map_or((entry.sequence, entry.index), |of| of.created), ticket)
+        };
+        let mut tickets = tickets.map(age).collect::<Vec<_>>();
+        // They go in the order in which they came, and have waited since then.
+        tickets.sort_unstable();
+        self.restoring(true);
+        for (_, ticket) in tickets {
             let Some(entry) = self.entry(ticket) else { continue };
             if entry.place == Place::Ready && self.type_holds(ticket, &entry) {
                 self.place(ticket, Place::Waiting);
             }
             self.settle(ticket);
         }
+        self.restoring(false);
     }
 
     /// Whether the task waits for its type to be enabled.
