@@ -287,6 +287,8 @@ impl Planner {
         if !is_lined_up {
             queue.push_front(entry.priority, ticket);
         }
+        // While it was out a limit may have got a time for what is ready.
+        self.wait_for_queue(ticket);
     }
 
     /// The attempts that are released with these tickets. While a release is under way a task may move

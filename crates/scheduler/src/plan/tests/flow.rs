@@ -239,6 +239,20 @@ fn what_waits_too_long_expires_by_the_limit() {
     assert!(format!("{event:?}").contains("the ttl of limit ttl"), "{event:?}");
 }
 
+#[test]
+fn a_ttl_that_was_set_while_a_task_was_out_counts_when_it_was_not_released() {
+    let mut world = World::with_worker(8);
+    world.submit("a", |_| {});
+    assert_eq!(world.released(&IDS), ["a"]);
+    world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(10).into()));
+    let Some(Found::Open(ticket, _)) = world.planner.find(key_of("a")) else { panic!() };
+    world.planner.unrelease(ticket);
+    world.pass(9_000);
+    assert_eq!(world.decisions(), []);
+    world.pass(1_000);
+    assert_eq!(world.decisions(), [Decision::Expired]);
+}
+
 /// Each has an alarm for the limit's time and one for its whole.
 #[test]
 fn timers_that_are_of_use_are_not_looked_through_again_and_again() {
