@@ -115,8 +115,10 @@ impl Planner {
         }
         flow.renew_rates(old.as_ref().map_or(&[], Flow::limits), now);
         let is_limited = !flow.limits().is_empty();
-        let here = self.entries.iter().filter(|(_, entry)| entry.queue == id);
-        for (ticket, entry) in here {
+        // Looking costs as much as there are open tasks, for each document: mostly there are none here.
+        let has_tasks = self.queue_mut(id).tasks() > 0;
+        let open = has_tasks.then(|| self.entries.iter()).into_iter().flatten();
+        for (ticket, entry) in open.filter(|(_, entry)| entry.queue == id) {
             let Some(stand) = stand(entry.place) else { continue };
             let lane = self.control.lanes.remove(&ticket.slot);
             if !is_limited {

@@ -123,17 +123,27 @@ impl Planner {
         }
     }
 
-    /// The documents are there that were stored or carried.
+    /// The documents are there that were stored or carried; what they hold is settled after that.
     pub(super) fn documents_known(&mut self) {
         let of_types = self.policies.of(Some(Kind::TaskType));
         let documents = of_types.map(|known| known.document.clone()).collect::<Vec<_>>();
         for Document { name, version, body, .. } in documents {
-            self.document_changed(&body, version, name.as_str());
+            if let Body::TaskType(body) = body {
+                self.learn_type(name.as_str(), version, Some(*body));
+            }
         }
     }
 
     /// A type was applied, or removed.
     fn set_type(&mut self, name: &str, version: u64, task_type: Option<pb::TaskType>) {
+        let kind = self.kind_id(name);
+        if self.learn_type(name, version, task_type) {
+            self.hold_or_let_go(kind);
+        }
+    }
+
+    /// Whether what it holds is to be looked at anew.
+    fn learn_type(&mut self, name: &str, version: u64, task_type: Option<pb::TaskType>) -> bool {
         let kind = self.kind_id(name);
         let own = self.kinds.contains_key(name);
         let enabled = task_type.as_ref().is_none_or(|of| of.enabled.unwrap_or(true));
@@ -143,13 +153,10 @@ impl Planner {
             None => self.types.known.remove(name),
         };
         // Types beyond those that are told apart share a kind, and hold nothing.
-        let changed = if enabled {
+        if enabled {
             self.types.disabled.remove(&kind)
         } else {
             own && self.types.disabled.insert(kind)
-        };
-        if changed {
-            self.hold_or_let_go(kind);
         }
     }
 
