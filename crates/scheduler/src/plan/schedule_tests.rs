@@ -101,6 +101,13 @@ impl World {
     fn cut(&mut self, floor: u64) {
         let as_of = self.log.len() as u64;
         let pass = self.planner.begin_cut(floor);
+        for id in pass.documents {
+            let policy = self.planner.carry_document(&id, as_of).unwrap();
+            self.say(policy);
+        }
+        for advanced in pass.schedules {
+            self.say(Policy::ScheduleAdvanced(advanced));
+        }
         for ticket in pass.open {
             let entry = self.planner.entry(ticket).unwrap();
             let Event::Task(lies) = &self.log[entry.sequence as usize - 1].1 else { panic!() };
@@ -114,13 +121,6 @@ impl World {
             let kind = Kind::Carried(Box::new(carried));
             let id = spec.id().unwrap();
             self.push(Event::Task(TaskEvent::new(Tenant::default(), id, "test", kind)));
-        }
-        for id in pass.documents {
-            let policy = self.planner.carry_document(&id, as_of).unwrap();
-            self.say(policy);
-        }
-        for advanced in pass.schedules {
-            self.say(Policy::ScheduleAdvanced(advanced));
         }
         let left = self.planner.look_again(floor);
         assert!(left.is_done(), "{left:?}");
