@@ -331,7 +331,7 @@ impl Planner {
         self.graph.forget(ticket);
         self.holders.remove(&ticket.slot);
         self.rare.remove(&ticket.slot);
-        self.types.forget(ticket.slot);
+        self.types.forget(ticket.slot, entry.key);
         let Entry { key, sequence, index, .. } = entry;
         let phase = entry.state.phase;
         let created = self.carried.remove(&ticket.slot).map_or((sequence, index), |c| c.created);

@@ -87,13 +87,21 @@ pub(super) struct Types {
     by_hand: HashSet<u32>,
     claims: HashMap<TaskKey, Claim>,
     look_at: usize,
+    /// By task: the place that it was given and that is not in the log yet.
+    unsaid: HashMap<TaskKey, TaskKey>,
 }
 
 impl Types {
-    /// The task of this slot is over.
-    pub(super) fn forget(&mut self, slot: u32) {
+    /// The task of this slot is over. A place that it was to get and never got is free again.
+    pub(super) fn forget(&mut self, slot: u32, key: TaskKey) {
         self.resolving.remove(&slot);
         self.by_hand.remove(&slot);
+        if !self.unsaid.is_empty()
+            && let Some(place) = self.unsaid.remove(&key)
+            && self.claims.get(&place).is_some_and(|c| c.sequence == 0 && c.holder == key)
+        {
+            self.claims.remove(&place);
+        }
     }
 
     /// The log was cut: who begins at the floor does not know what was claimed before it.
@@ -226,6 +234,7 @@ impl Planner {
             }
             _ => {
                 let claim = Claim { holder, name: id.as_str().into(), sequence: 0, until };
+                self.types.unsaid.insert(holder, place);
                 self.types.claim(place, claim, now);
                 Ok(())
             }
@@ -241,6 +250,7 @@ impl Planner {
         body: &Resolved,
     ) -> Folded {
         self.types.resolving.remove(&ticket.slot);
+        self.types.unsaid.remove(&before.key);
         self.described(ticket, before, at);
         let spec = &body.spec;
         let queue = self.queue_id(&spec.queue());

@@ -301,6 +301,20 @@ fn each_key_and_period_has_one_task() {
 }
 
 #[test]
+fn a_place_of_a_task_that_ended_without_it_is_free() {
+    let mut world = World::new();
+    world.apply(1, json!({"unique": {"period": "24h"}}));
+    world.submit("a", json!({}));
+    assert_eq!(world.decisions().len(), 1, "it does not get into the log");
+    world.report("a", Kind::Cancelled(Box::default()));
+    world.submit("b", json!({}));
+    assert_eq!(world.decide(), ["resolved"]);
+    world.submit("c", json!({}));
+    assert_eq!(world.decide(), ["skipped"]);
+    assert!(world.planner.types.unsaid.is_empty());
+}
+
+#[test]
 fn what_a_disabled_type_held_goes_in_the_order_in_which_it_came() {
     let mut world = World::new();
     world.apply(1, json!({}));
