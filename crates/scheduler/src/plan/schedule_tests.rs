@@ -11,7 +11,7 @@ use prost::Message as _;
 use serde_json::json;
 
 use super::*;
-use crate::schedule::{Known, Order};
+use crate::schedule::{Known, Order, fire};
 
 /// A planner that leads, and its log: each event and when the log took it.
 struct World {
@@ -219,6 +219,30 @@ fn whoever_begins_goes_on_where_the_leader_was() {
     }
     world.check();
     assert!(world.planner.schedules().get("waits").is_none());
+}
+
+/// The leader's wall is ahead of the log's clock, and in between the schedule is removed and set.
+#[test]
+fn a_tick_whose_run_was_there_before_its_schedule_is_decided() {
+    let mut world = World::new();
+    world.set("s", Some(every(60, &json!({}))));
+    assert_eq!(world.after(60), 1);
+    world.now = world.now.after(Duration::from_secs(1));
+    world.planner.log_clock = noon();
+    world.now = noon();
+    world.set("s", None);
+    world.set("s", Some(every(60, &json!({ "overlap": "allow" }))));
+    let tick = noon().after(Duration::from_secs(60));
+    let orders = world.planner.schedule_orders(9);
+    assert!(matches!(orders.as_slice(), [Order::Create { .. }]), "{orders:?}");
+    assert_eq!(world.planner.next_alarm(), None, "until the log tells of it");
+    let answer = Ok(pb::Submission { existing: true, ..pb::Submission::default() });
+    let advanced = fire::taken("s", (tick, None), &answer).expect("it is said");
+    world.say(Policy::ScheduleAdvanced(advanced));
+    let next = tick.after(Duration::from_secs(60));
+    assert_eq!(world.planner.next_alarm(), Some(next));
+    let created = Ok(pb::Submission::default());
+    assert_eq!(fire::taken("s", (tick, None), &created), None, "the run says it");
 }
 
 #[test]
