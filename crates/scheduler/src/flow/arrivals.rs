@@ -91,7 +91,15 @@ impl Arrivals {
         self.held_until
     }
 
-    pub(super) fn push(&mut self, arrival: Arrival) {
+    /// A task came; one that follows knows here already when the burst began: of what was replaced in
+    /// between nothing is left when it judges.
+    pub(super) fn push(&mut self, arrival: Arrival, waits: impl Fn(Ticket) -> bool) {
+        let last = self.new.back().or(self.kept.as_ref());
+        let goes_on = last.is_some_and(|last| waits(last.ticket));
+        let is_known = !arrival.is_new && self.first > i64::MIN;
+        if !goes_on && !is_known {
+            self.first = arrival.at;
+        }
         self.new.push_back(arrival);
     }
 
@@ -175,7 +183,6 @@ impl Arrivals {
         (debounce, since): (Debounce, u64),
         refused: &mut Refused,
     ) {
-        let is_known = !arrival.is_new && self.first > i64::MIN;
         match kept {
             Some(kept) if kept.order > arrival.order => {
                 if arrival.may_be_refused(since) {
@@ -187,11 +194,10 @@ impl Arrivals {
             Some(kept) if arrival.is_new && kept.order >> ORDER_BITS >= since => {
                 refused.add(kept.ticket, Refusal::Superseded);
             }
-            Some(_) => {}
-            None if is_known => {}
-            None => self.first = arrival.at,
+            Some(_) | None => {}
         }
-        if !is_known {
+        // What comes back from what was stored is waited for as before.
+        if arrival.is_new || self.held_until == i64::MIN {
             let quiet = arrival.at.saturating_add(debounce.quiet.as_micros() as i64);
             let longest = self.first.saturating_add(debounce.longest.as_micros() as i64);
             self.held_until = quiet.min(longest);

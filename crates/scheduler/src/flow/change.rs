@@ -145,7 +145,13 @@ impl Flow {
     }
 
     /// A task of the lane came, for the limits that judge arrivals: for all, or for one by its name.
-    pub fn arrived(&mut self, lane: u32, arrival: Arrival, only: Option<&str>) {
+    pub fn arrived(
+        &mut self,
+        lane: u32,
+        arrival: Arrival,
+        only: Option<&str>,
+        waits: impl Fn(Ticket) -> bool,
+    ) {
         self.came += 1;
         let Some(lane) = self.lanes.get(lane as usize) else { return };
         for id in &lane.buckets {
@@ -155,7 +161,8 @@ impl Flow {
             });
             // Those whose key is not known were there before the limit.
             if judges && !bucket.is_unknown() {
-                bucket.arrivals.get_or_insert_with(|| Box::new(Arrivals::new())).push(arrival);
+                let arrivals = bucket.arrivals.get_or_insert_with(|| Box::new(Arrivals::new()));
+                arrivals.push(arrival, &waits);
                 self.fresh.insert(*id);
             }
         }

@@ -163,7 +163,9 @@ fn of_a_burst_the_newest_runs_once_when_it_is_quiet_or_has_lasted() {
         let at = i64::from(n) * SECOND;
         lanes.push(ready(&mut flow, &["a"], n, at));
         let arrival = Arrival { ticket: ticket(n), at, order: u64::from(n), is_new: true };
-        flow.arrived(lanes[n as usize], arrival, None);
+        let gone = refused.clone();
+        let waits = |ticket: Ticket| !gone.contains(&ticket.slot);
+        flow.arrived(lanes[n as usize], arrival, None, waits);
         let gone = refused.clone();
         for (t, why) in flow.judge(|ticket| !gone.contains(&ticket.slot)) {
             assert_eq!(why, Refusal::Superseded);
@@ -203,7 +205,7 @@ fn only_one_of_a_key_waits_and_only_so_many_in_all() {
     for n in 0..6 {
         lanes.push(ready(&mut flow, &[keys[n as usize]], n, 0));
         let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
-        flow.arrived(lanes[n as usize], arrival, None);
+        flow.arrived(lanes[n as usize], arrival, None, |_| true);
     }
     let refused = flow.judge(|_| true);
     let expected = [
@@ -228,7 +230,7 @@ fn what_one_limit_refuses_does_not_count_for_another() {
         for (n, key) in (first..).zip(keys) {
             let lane = ready(&mut flow, &[*key], n, 0);
             let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
-            flow.arrived(lane, arrival, None);
+            flow.arrived(lane, arrival, None, |_| true);
         }
         flow.judge(|_| true)
     };
@@ -251,7 +253,7 @@ fn a_flood_is_judged_in_one_pass() {
     let flood = 200_000;
     for n in 0..flood {
         let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
-        flow.arrived(lane, arrival, None);
+        flow.arrived(lane, arrival, None, |_| true);
     }
     let refused = flow.judge(|_| true);
     assert_eq!(refused.len(), flood as usize - 1);

@@ -144,11 +144,12 @@ impl Planner {
                 self.queue_mut(id).push(priority, ticket);
             }
         }
+        let entries = &self.entries;
         for (limit, arrival) in arrivals {
             if let Some(lane) = self.control.lanes.get(&arrival.ticket.slot)
                 && let Some(flow) = self.control.flows.get_mut(&id)
             {
-                flow.arrived(*lane, arrival, Some(&limit));
+                flow.arrived(*lane, arrival, Some(&limit), |ticket| entries.waits(ticket));
             }
         }
     }

@@ -15,7 +15,9 @@ impl Planner {
         if let Some(lane) = self.control.lanes.get(&ticket.slot)
             && let Some(flow) = self.control.flows.get_mut(&entry.queue)
         {
-            flow.arrived(*lane, Arrival { ticket, at: at.micros(), order, is_new }, None);
+            let arrival = Arrival { ticket, at: at.micros(), order, is_new };
+            let entries: &Entries = &self.entries;
+            flow.arrived(*lane, arrival, None, |ticket| entries.waits(ticket));
         }
     }
 

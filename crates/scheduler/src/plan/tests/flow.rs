@@ -433,6 +433,29 @@ fn a_try_that_comes_back_is_not_judged_and_nothing_is_judged_by_it() {
 }
 
 #[test]
+fn the_longest_wait_of_a_burst_goes_on_when_another_takes_over() {
+    let mut world = World::following();
+    world.limit("calm", |l| {
+        l.key = "input.customer".into();
+        let (quiet, longest) = (Duration::from_secs(10), Duration::from_secs(49));
+        let (quiet, longest) = (Some(quiet.into()), Some(longest.into()));
+        l.debounce = Some(pb::LimitDebounce { quiet, longest });
+    });
+    let began = world.now();
+    for (n, id) in IDS.into_iter().enumerate() {
+        world.of(id, "x");
+        if n > 0 {
+            // The leader says so.
+            world.say(IDS[n - 1], Kind::Skipped(pb::Skipped::default()));
+        }
+        world.now_ms += 8_000;
+    }
+    world.takes_over();
+    assert!(world.released(&IDS).is_empty());
+    assert_eq!(world.planner.next_alarm(), Some(began.after(Duration::from_secs(49))));
+}
+
+#[test]
 fn who_takes_over_fails_nothing_that_was_accepted_within_the_depth() {
     let depth = |most| move |l: &mut pb::Limit| l.depth = Some(most);
     for from_stored in [false, true] {
