@@ -29,7 +29,7 @@ pub fn parse(documents: Vec<pb::Document>) -> Result<Vec<Document>, ApiError> {
     let (mut parsed, mut violations) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     for (place, document) in documents.into_iter().enumerate() {
-        let mut request = pb::Document { version: 0, sequence: 0, as_of: 0, ..document };
+        let mut request = pb::Document { sequence: 0, as_of: 0, ..document };
         let of_type = task_type(&mut request);
         match Document::try_from(request) {
             Ok(_) if !of_type.is_empty() => violations.extend(at(place, of_type)),
@@ -76,7 +76,7 @@ pub fn changes(known: &Policies, documents: Vec<Document>) -> Result<Vec<Change>
     let schedules = schedules(known, &documents)?;
     let documents = documents.into_iter().chain(schedules);
     let changes = documents.map(|document| change(known, document));
-    let changes = changes.collect::<Vec<_>>();
+    let changes = changes.collect::<Result<Vec<_>, _>>()?;
     let new = changes.iter().filter(|change| change.answer.result == "created").count();
     if known.of(None).count() + new > limits::DOCUMENTS_MAX {
         let max = limits::DOCUMENTS_MAX;
@@ -140,9 +140,15 @@ fn fits_what_is_set(place: usize, of: &Document, body: &pb::Schedule) -> Result<
     Err(error.hint(format!("set schedule {name} anew first: `jetmill schedule ls` shows it")))
 }
 
-fn change(known: &Policies, document: Document) -> Change {
+fn change(known: &Policies, document: Document) -> Result<Change, ApiError> {
     let id = document.id();
     let before = known.get(&id).map(|known| &known.document);
+    let version = before.map_or(0, |known| known.version);
+    if document.version != 0 && document.version != version {
+        let (what, name, asked) = (id.0.word(), &id.1, document.version);
+        let message = format!("{what} {name} has version {version} by now, not {asked}");
+        return Err(ApiError::new(ErrorCode::Conflict, message).hint("read it, and ask again"));
+    }
     let result = match (before, document.is_removed()) {
         (None, true) => "absent",
         (Some(_), true) => "removed",
@@ -151,9 +157,8 @@ fn change(known: &Policies, document: Document) -> Change {
         (Some(_), false) => "changed",
     };
     let changes = !matches!(result, "absent" | "unchanged");
-    let version =
-        if changes { known.next_version(&id) } else { before.map_or(0, |known| known.version) };
-    Change {
+    let version = if changes { known.next_version(&id) } else { version };
+    Ok(Change {
         answer: pb::PolicyChange {
             kind: pb::DocumentKind::from(id.0).into(),
             name: id.1.to_string(),
@@ -161,7 +166,7 @@ fn change(known: &Policies, document: Document) -> Change {
             version,
         },
         document: changes.then_some(Document { version, ..document }),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -175,7 +180,6 @@ mod tests {
         let body = pb::Limit { queue: queue.into(), concurrency: Some(1), ..pb::Limit::default() };
         pb::Document {
             name: name.into(),
-            version: 9,
             body: Some(pb::document::Body::Limit(body)),
             ..pb::Document::default()
         }
@@ -206,6 +210,22 @@ mod tests {
         assert_eq!(apply(&mut known, &[limit("a", "other")]), [result("changed", 2)]);
         assert_eq!(apply(&mut known, &[removed("a")]), [result("removed", 3)]);
         assert_eq!(apply(&mut known, &[limit("a", "q")]), [result("created", 4)]);
+    }
+
+    #[test]
+    fn who_names_a_version_changes_no_other() {
+        let mut known = Policies::default();
+        apply(&mut known, &[limit("a", "q")]);
+        apply(&mut known, &[limit("a", "r")]);
+        let of = |version| parse(vec![pb::Document { version, ..limit("a", "s") }]).unwrap();
+        let error = changes(&known, of(1)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Conflict);
+        assert!(error.message.contains("limit a has version 2 by now, not 1"), "{error}");
+        assert_eq!(changes(&known, of(2)).unwrap()[0].answer.version, 3);
+        assert_eq!(changes(&known, of(0)).unwrap()[0].answer.version, 3);
+        let gone = pb::Document { version: 1, ..limit("b", "q") };
+        let gone = changes(&known, parse(vec![gone]).unwrap()).unwrap_err();
+        assert_eq!(gone.code, ErrorCode::Conflict, "it is not there any more");
     }
 
     #[test]
