@@ -129,9 +129,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> anyhow::Result<E
 
 /// The documents of one type, or of all.
 async fn known(session: &Session, name: &str) -> anyhow::Result<Vec<pb::Document>> {
-    let kind = pb::DocumentKind::TaskType.into();
-    let request = pb::PoliciesRequest { kind, name: name.to_owned() };
-    Ok(session.client.policies(&request).await?.documents)
+    Ok(session.policies(pb::DocumentKind::TaskType, name).await?)
 }
 
 /// A type that must be there, with its version.

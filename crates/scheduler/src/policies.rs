@@ -12,6 +12,7 @@ use common::{
         Body as Says, Document, Id, Kind, Policies, schedule::Schedule, task_type as of_type,
     },
 };
+use prost::Message as _;
 
 pub use self::asked::Asked;
 
@@ -140,6 +141,37 @@ fn fits_what_is_set(place: usize, of: &Document, body: &pb::Schedule) -> Result<
     Err(error.hint(format!("set schedule {name} anew first: `jetmill schedule ls` shows it")))
 }
 
+/// A page of the documents that a request asks for.
+pub fn page(known: &Policies, request: &pb::PoliciesRequest) -> pb::PoliciesResponse {
+    let place = |document: &Document| {
+        (pb::DocumentKind::from(document.body.kind()) as i32, document.name.to_string())
+    };
+    let after = request.page_token.split_once('.').map(|(kind, name)| {
+        let kind = kind.parse::<i32>().unwrap_or_default();
+        (kind, name.to_owned())
+    });
+    let fits = |document: &&Document| {
+        let kind = pb::DocumentKind::from(document.body.kind());
+        [kind, pb::DocumentKind::Unspecified].contains(&request.kind())
+            && (request.name.is_empty() || request.name == document.name.as_str())
+            && after.as_ref().is_none_or(|after| place(document) > *after)
+    };
+    let mut response = pb::PoliciesResponse::default();
+    let mut bytes = 0;
+    let mut last = None;
+    for document in known.of(None).map(|known| &known.document).filter(fits) {
+        if let Some((kind, name)) = last.filter(|_| bytes > limits::ANSWER_BYTES_MAX) {
+            response.next_page_token = format!("{kind}.{name}");
+            break;
+        }
+        let one = pb::Document::from(document);
+        bytes += one.encoded_len();
+        response.documents.push(one);
+        last = Some(place(document));
+    }
+    response
+}
+
 fn change(known: &Policies, document: Document) -> Result<Change, ApiError> {
     let id = document.id();
     let before = known.get(&id).map(|known| &known.document);
@@ -210,6 +242,38 @@ mod tests {
         assert_eq!(apply(&mut known, &[limit("a", "other")]), [result("changed", 2)]);
         assert_eq!(apply(&mut known, &[removed("a")]), [result("removed", 3)]);
         assert_eq!(apply(&mut known, &[limit("a", "q")]), [result("created", 4)]);
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_an_answer_has_pages() {
+        let mut known = Policies::default();
+        let description = "x".repeat(10_000);
+        for n in 0..120 {
+            let executor = json!({"shell": {"argv": ["true"]}});
+            let body = json!({"executor": executor, "input_schema": {"description": description}});
+            let body = Some(Body::TaskType(serde_json::from_value(body).unwrap()));
+            let name = format!("t{n}");
+            apply(&mut known, &[pb::Document { name, body, ..pb::Document::default() }]);
+        }
+        apply(&mut known, &[limit("t5", "q")]);
+        let mut names = std::collections::BTreeSet::new();
+        let (mut pages, mut request) = (0, pb::PoliciesRequest::default());
+        loop {
+            let response = page(&known, &request);
+            assert!(response.encoded_len() < 600 * 1024);
+            pages += 1;
+            for document in response.documents {
+                let is_limit = matches!(document.body, Some(Body::Limit(_)));
+                assert!(names.insert((is_limit, document.name)), "each once");
+            }
+            if response.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = response.next_page_token;
+        }
+        assert_eq!((names.len(), pages), (121, 3));
+        let request = pb::PoliciesRequest { name: "t5".into(), ..pb::PoliciesRequest::default() };
+        assert_eq!(page(&known, &request).documents.len(), 2);
     }
 
     #[test]

@@ -138,7 +138,11 @@ impl Door {
     /// The schedule of this name.
     async fn schedule(&self, name: &str) -> Result<Schedule, ApiError> {
         let request =
-            pb::PoliciesRequest { kind: pb::DocumentKind::Schedule.into(), name: name.to_owned() };
+            pb::PoliciesRequest {
+                kind: pb::DocumentKind::Schedule.into(),
+                name: name.to_owned(),
+                page_token: String::new(),
+            };
         let found =
             if name.is_empty() { Vec::new() } else { self.policies(request).await?.documents };
         match found.into_iter().next().and_then(|document| document.body) {
