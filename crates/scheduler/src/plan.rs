@@ -171,7 +171,6 @@ struct Holder {
 struct Rare {
     queue_timeout: Option<Duration>,
     ready_since: Option<Timestamp>,
-    cancel_asked: bool,
 }
 
 /// How long the attempts of one task type take: a window of the last durations.
