@@ -327,7 +327,9 @@ impl Known {
         };
         let (tick, beside) = match fire::step(schedule, name, facts)? {
             Step::Skip { through, why } => return Some(skip(through, why)),
-            Step::Run { tick, .. } if rests(schedule, disabled) => return Some(skip(tick, Why::Disabled)),
+            Step::Run { tick, .. } if rests(schedule, disabled) => {
+                return Some(skip(tick, Why::Disabled));
+            }
             Step::Run { tick, beside } => (tick, beside),
         };
         let waits_for = match beside {

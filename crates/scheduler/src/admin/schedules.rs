@@ -19,11 +19,7 @@ use super::{
     Command, Door, Reply,
     pauses::{check_reason, end},
 };
-use crate::{
-    lead::Lead,
-    plan::Planner,
-    schedule::pattern,
-};
+use crate::{lead::Lead, plan::Planner, schedule::pattern};
 
 /// Ticks of each schedule in a list, at most.
 const NEXT_IN_LIST_MAX: usize = 100;
@@ -137,12 +133,11 @@ impl Door {
 
     /// The schedule of this name.
     async fn schedule(&self, name: &str) -> Result<Schedule, ApiError> {
-        let request =
-            pb::PoliciesRequest {
-                kind: pb::DocumentKind::Schedule.into(),
-                name: name.to_owned(),
-                page_token: String::new(),
-            };
+        let request = pb::PoliciesRequest {
+            kind: pb::DocumentKind::Schedule.into(),
+            name: name.to_owned(),
+            page_token: String::new(),
+        };
         let found =
             if name.is_empty() { Vec::new() } else { self.policies(request).await?.documents };
         match found.into_iter().next().and_then(|document| document.body) {
@@ -228,7 +223,12 @@ fn rests_with_its_type(planner: &Planner, body: &pb::Schedule, name: &str) -> bo
         && Schedule::parse(body).is_ok_and(|schedule| planner.schedules().rests(&schedule))
 }
 
-fn state(planner: &Planner, document: &Document, now: Timestamp, count: usize) -> pb::ScheduleState {
+fn state(
+    planner: &Planner,
+    document: &Document,
+    now: Timestamp,
+    count: usize,
+) -> pb::ScheduleState {
     let name = document.name.as_str();
     let known = planner.schedules().get(name);
     let schedule = known.and_then(|known| known.schedule.as_ref());

@@ -412,7 +412,11 @@ fn a_try_that_comes_back_is_not_judged_and_nothing_is_judged_by_it() {
         world.of("a", "x");
         world.tries("a");
         world.of("b", "x");
-        if from_stored { world.starts_again() } else { world.takes_over() }
+        if from_stored {
+            world.starts_again()
+        } else {
+            world.takes_over()
+        }
         assert_eq!(world.decisions(), [], "{from_stored}: both were accepted");
     }
     let mut world = World::with_worker(8);
@@ -468,7 +472,11 @@ fn who_takes_over_fails_nothing_that_was_accepted_within_the_depth() {
         world.tries("b");
         world.submit("d", |_| {});
         world.submit("e", |_| {});
-        if from_stored { world.starts_again() } else { world.takes_over() }
+        if from_stored {
+            world.starts_again()
+        } else {
+            world.takes_over()
+        }
         assert_eq!(world.decisions(), [], "{from_stored}: three wait beside tries that came back");
         world.submit("f", |_| {});
         world.pass(1);
