@@ -21,7 +21,7 @@ use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::{Bus, Publisher, publish, room};
+use crate::{Bus, Publisher, objects, publish, room};
 
 /// Keyed submissions of one call that are under way at once.
 const KEYED_IN_FLIGHT_MAX: usize = 64;
@@ -37,13 +37,23 @@ pub async fn submit(
     let (mut keyed, mut fresh) = (Vec::new(), Vec::new());
     for (place, spec) in specs.into_iter().enumerate() {
         let refusal = room::refusal(&full, &spec);
-        let mut answer = None;
-        match (spec.id(), refusal) {
-            (Some(id), refusal) => keyed.push((place, (id, spec), refusal)),
-            (None, Some(refusal)) => answer = Some(Err(refusal)),
-            (None, None) => fresh.push((place, spec)),
+        if let (None, Some(refusal)) = (spec.id(), &refusal) {
+            answers.push(Some(Err(refusal.clone())));
+            continue;
         }
-        answers.push(answer);
+        // Before the log: an event never names what is not there.
+        let spec = match objects::keep_input(bus, spec).await {
+            Ok(spec) => spec,
+            Err(error) => {
+                answers.push(Some(Err(error)));
+                continue;
+            }
+        };
+        answers.push(None);
+        match spec.id() {
+            Some(id) => keyed.push((place, (id, spec), refusal)),
+            None => fresh.push((place, spec)),
+        }
     }
     let (keyed, fresh) = futures::join!(
         stream::iter(keyed)

@@ -80,6 +80,7 @@ pub(crate) fn read_all<T>(
         }
     }
     if !problems.is_empty() {
+        problems.sort_by_key(|problem| (problem.line, problem.column));
         return Err(problems);
     }
     if entries.is_empty() {

@@ -159,7 +159,7 @@ unique: {key: \"{{ input.a\", period: 1h}
         "6:11: retry.backof unknown field `backof`",
         "9:19: executor.shell.argv[1] invalid type: integer",
         "10:11: tags[1] invalid type",
-        "11:21: input_schema is no JSON Schema at /type",
+        "11:15: input_schema is no JSON Schema at /type",
         "12:15: unique.key has no `}}`",
     ] {
         assert!(found.contains(expected), "{expected}\n---\n{found}");
@@ -216,6 +216,23 @@ fn a_submission_says_what_it_wants_and_the_type_says_the_rest() {
         }}
     })));
     assert_eq!(serde_json::to_value(&resolved.spec).expect("JSON"), expected.expect("JSON"));
+}
+
+#[test]
+fn a_type_that_reads_its_input_takes_none_that_it_cannot_see() {
+    let digest = format!("SHA-256={}=", "a".repeat(43));
+    let place = json!({"input_object": {"name": "n", "bytes": 300_000, "digest": digest}});
+    let resolve = |of_type: Value| compiled(of_type).resolve(submission(place.clone()), NOW);
+    let resolved = resolve(with_argv(json!(["cat"]))).expect("it does not look at its input");
+    assert_eq!(resolved.spec.input_object, submission(place.clone()).input_object);
+    let unique = json!({"key": "{{ a }}", "period": "1h"});
+    let mut keyed = with_argv(json!(["cat"]));
+    keyed["unique"] = unique;
+    for of_type in [with_argv(json!(["echo", "{{ a }}"])), with_schema(json!({})), keyed] {
+        let found = resolve(of_type).expect_err("it would not see its input");
+        assert_eq!(found.first().map(|v| v.field.as_str()), Some("input"));
+        assert!(text(&found).contains("300000 bytes"), "{}", text(&found));
+    }
 }
 
 #[test]

@@ -64,6 +64,7 @@ pub fn why(
     Some(pb::WhyResponse {
         state: entry.state.phase.state().into(),
         ahead: (entry.place == Place::Ready).then(|| planner.ahead(ticket)).flatten(),
+        counts_as: planner.counts_as(ticket).map(u32::from),
         estimated_start: estimated_start(planner, ticket, &entry, &reasons).map(Into::into),
         reasons,
         task_id,
@@ -129,6 +130,7 @@ fn waiting(
             | Executor::Nats(_)
             | Executor::Http(_)
             | Executor::Lua(_)
+            | Executor::Docker(_)
             | Executor::External => {
                 format!("start one: `jetmill serve worker-pool --queues {name}=4`")
             }

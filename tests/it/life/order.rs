@@ -92,6 +92,26 @@ async fn a_resumed_queue_starts_the_most_urgent_first_and_then_the_oldest() -> a
     Ok(())
 }
 
+#[tokio::test]
+async fn a_pause_that_ends_by_itself_is_known_after_a_restart() -> anyhow::Result<()> {
+    let mut rig = Rig::start().await?;
+    let pause = ["queue", "pause", "timed", "--for", "4s", "--reason", "night"];
+    let paused = rig.cli_json(&pause).await?;
+    assert!(paused["changed"] == true && paused["until"].is_string(), "{paused}");
+    let id = rig.submit(urgent("timed", "note", "a", 5)).await?;
+    rig.first_waits_for(&id, "paused").await?;
+    let why = rig.cli(&["why", id.as_str()]).await?;
+    assert!(why.contains("queue timed is paused until"), "{why}");
+    rig.restart().await?;
+    let record = Record::default();
+    let _worker = rig.worker("timed", 1, record.handlers(&gate())).await?;
+    // Nobody resumes it.
+    rig.completes(&id).await?;
+    let queues = rig.cli(&["queue", "ls"]).await?;
+    assert!(!queues.contains("paused"), "{queues}");
+    Ok(())
+}
+
 /// Waits until the messages of a queue are withheld from its workers, or not any more.
 async fn consumer_paused(view: &View, queue: &str, paused: bool) -> anyhow::Result<()> {
     let queue = jetmill_sdk::QueueName::parse(queue)?;

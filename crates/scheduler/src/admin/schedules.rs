@@ -195,6 +195,7 @@ impl Lead {
         }
         let planner = &self.planner;
         let change = |mut document: Document| {
+            // One that rests with its type is woken by that alone.
             if let Body::Schedule(body) = &mut document.body
                 && (request.paused || !rests_with_its_type(planner, body, document.name.as_str()))
                 && (body.paused, body.paused_until) != (request.paused, request.until)

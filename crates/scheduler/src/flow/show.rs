@@ -6,6 +6,7 @@ use super::{
     Flow, UNKNOWN,
     arrivals::Arrivals,
     bucket::{Hold, interval},
+    lane::class,
 };
 
 /// A limit that holds a task.
@@ -47,6 +48,13 @@ impl Flow {
             })
         };
         lane.buckets.iter().filter_map(held).collect()
+    }
+
+    /// The priority that a ready task of a lane has by its age.
+    pub fn counts_as(&self, lane: u32, ticket: crate::plan::Ticket, now: i64) -> Option<u8> {
+        let mut items = self.lanes.get(lane as usize)?.items();
+        let (priority, item) = items.find(|(_, item)| item.ticket == ticket)?;
+        Some(class(priority, item, now, self.ageing)).filter(|class| *class > priority)
     }
 
     /// The limit of the queue as a whole by which no more may wait, with its depth.

@@ -84,7 +84,10 @@ fn limit(held: &Held, entry: &Entry, ids: &[&str]) -> pb::Reason {
             };
             (
                 "limit",
-                format!("limit {limit} lets {max} run at once{whose}, and {out} are out{who}"),
+                format!(
+                    "limit {limit} lets {max} run at once{whose}, and {out} {} out{who}",
+                    if *out == 1 { "is" } else { "are" }
+                ),
             )
         }
         Hold::Rate(_) => {

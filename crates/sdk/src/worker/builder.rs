@@ -57,6 +57,7 @@ impl Worker {
             name: WorkerName::parse(&name).expect("invariant: letters, digits and a dash"),
             queues: Vec::new(),
             handlers: Vec::new(),
+            executors: Vec::new(),
             drain_timeout: Duration::from_secs(30),
             observe: Arc::new(|_| {}),
         };

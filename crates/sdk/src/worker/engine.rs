@@ -35,6 +35,8 @@ pub struct Options {
     pub queues: Vec<(QueueName, u32)>,
     /// The handlers it has, for people to see.
     pub handlers: Vec<String>,
+    /// The executors it has besides, for people to see.
+    pub executors: Vec<String>,
     /// How long running work may go on after the worker was told to leave.
     pub drain_timeout: Duration,
     /// Hears what a metric may want to count.
@@ -97,6 +99,7 @@ impl<E> Engine<E> {
             started_at: Some(self.started_at.into()),
             encoding: "protobuf".into(),
             handlers: self.options.handlers.clone(),
+            executors: self.options.executors.clone(),
         }
     }
 

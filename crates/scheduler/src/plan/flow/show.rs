@@ -15,6 +15,13 @@ impl Planner {
         flow.zip(lane).map_or_else(Vec::new, |(flow, lane)| flow.holds(*lane, self.clock.micros()))
     }
 
+    /// The priority that a ready task has by its age, where that is above its own.
+    pub fn counts_as(&self, ticket: Ticket) -> Option<u8> {
+        let entry = self.entry(ticket).filter(|entry| entry.place == Place::Ready)?;
+        let lane = self.control.lanes.get(&ticket.slot)?;
+        self.control.flows.get(&entry.queue)?.counts_as(*lane, ticket, self.clock.micros())
+    }
+
     /// The queues in which no more may wait, and when they may have room again.
     pub fn full_queues(&self) -> Vec<pb::FullQueue> {
         let full = self.control.flows.iter().filter_map(|(id, flow)| {

@@ -284,6 +284,29 @@ fn timers_that_are_of_use_are_not_looked_through_again_and_again() {
 }
 
 #[test]
+fn what_counts_as_more_by_its_age_says_so() {
+    let mut world = World::with_worker(8);
+    world.limit("old", |l| {
+        l.ageing = Some(Duration::from_secs(2).into());
+        l.concurrency = Some(1);
+    });
+    for id in ["a", "b"] {
+        world.submit(id, |spec| spec.priority = Some(3));
+    }
+    assert_eq!(world.released(&IDS), ["a"]);
+    let counts_as = |world: &World| {
+        let key = key_of("b");
+        let spec = World::spec("b", "");
+        why::why(&world.planner, key, &spec, 4_096, &why::Names::new()).unwrap().counts_as
+    };
+    assert_eq!(counts_as(&world), None);
+    world.pass(4_500);
+    assert_eq!(counts_as(&world), Some(5));
+    world.pass(60_000);
+    assert_eq!(counts_as(&world), Some(10));
+}
+
+#[test]
 fn more_than_may_wait_are_refused_and_do_not_count() {
     let mut world = World::with_worker(8);
     world.limit("depth", |l| {
