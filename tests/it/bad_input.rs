@@ -43,6 +43,7 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
         (json!({ "schedule": { "name": "nightly" } }), &["schedule", "set by the scheduler"]),
         (json!({ "title": long(513) }), &["title", "512"]),
         (json!({ "description": long(9_000) }), &["description"]),
+        (json!({ "input_object": { "name": "a.b" } }), &["input_object", "name"]),
         (json!({ "metadata": [1] }), &["metadata", "object"]),
         (
             json!({ "priority": 99, "sla_hours": -1, "queue": "" , "title": long(600) }),

@@ -25,6 +25,7 @@ use crate::{
 };
 
 const MIB: usize = 1024 * 1024;
+const SECRET: &str = "hunter22hunter22";
 
 /// A value of so many bytes, and a little more, that is not the same everywhere.
 fn large(bytes: usize) -> Value {
@@ -67,7 +68,7 @@ fn id(submission: &pb::Submission) -> anyhow::Result<TaskId> {
 
 #[tokio::test]
 async fn large_inputs_and_results_come_back_whole_through_every_door() -> anyhow::Result<()> {
-    let rig = Rig::start().await?;
+    let rig = Rig::with(Jetmill::dev().env("JETMILL_SECRET_TOKEN", SECRET)).await?;
     let _worker = worker(&rig, &gate()).await?;
     Box::pin(sdk(&rig)).await.context("the SDK")?;
     Box::pin(executors(&rig)).await.context("the executors")?;
@@ -124,6 +125,13 @@ async fn executors(rig: &Rig) -> anyhow::Result<()> {
     ensure!(printed["stdout"] == text && printed["truncated"] == false);
     let returned = rig.result(&id(&lua)?).await?;
     ensure!(returned["all"] == input["lines"] && returned["first"] == input["lines"][0]);
+    // Secrets are not in what is large either.
+    let tells = "yes \"the token is $TOKEN\" | head -n 30000";
+    let tells = Task::script(tells).secret("TOKEN", "env:TOKEN").build()?;
+    let tells = id(&rig.client.submit(tells).await?)?;
+    let place = rig.completes(&tells).await?.result_object.context("a large result")?;
+    let told = bus::objects::get(rig.client.bus(), &place).await?.text;
+    ensure!(told.matches("the token is ***").count() == 30_000 && !told.contains(SECRET));
     Ok(())
 }
 

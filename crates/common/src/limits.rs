@@ -202,6 +202,23 @@ pub const WINDOW_MAX: u32 = 4_096;
 /// Time that an attempt has to end after it was told to, before it is killed.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
 
+/// Time until a running attempt says for the first time what it has used so far, by default.
+pub const SNAPSHOT_EVERY: Duration = Duration::from_secs(10);
+/// Shortest such time.
+pub const SNAPSHOT_EVERY_MIN: Duration = Duration::from_millis(100);
+/// Longest time between two such reports: they come more rarely the longer an attempt runs.
+pub const SNAPSHOT_EVERY_MAX: Duration = Duration::from_secs(300);
+/// Time between two progress events of an attempt, at first.
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// Longest time between two progress events: they come more rarely the longer an attempt runs.
+pub const PROGRESS_EVERY_MAX: Duration = Duration::from_secs(30);
+/// Longest message of a progress, in bytes; of more, the beginning counts.
+pub const PROGRESS_MESSAGE_BYTES_MAX: usize = 512;
+/// Counters of a task's progress; further names are left out.
+pub const PROGRESS_COUNTERS_MAX: usize = 32;
+/// Longest line by which a command says how far it is, in bytes; a longer one is output.
+pub const PROGRESS_LINE_BYTES_MAX: usize = 8 * 1024;
+
 /// Lifetime of the scheduler's lease.
 pub const LEASE: Duration = Duration::from_secs(4);
 /// Time between two renewals of the lease.

@@ -273,6 +273,11 @@ fn worker_pool(r: &mut Reader) -> worker_pool::Config {
             default.drain_timeout,
             "time that running work has to end",
         ),
+        snapshot_every: r.duration(
+            "worker_pool.snapshot_every",
+            default.snapshot_every,
+            "time until a running attempt says what it has used so far, and then at least between two times",
+        ),
         executable: default.executable,
     }
 }

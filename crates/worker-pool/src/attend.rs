@@ -7,8 +7,9 @@
 //! the end of the socket is the order to kill.
 //!
 //! Its standard input is one end of a socket pair. It reads one line, the `Order`, and later the
-//! words `term` and `kill`; it writes `{"started":<pid>}` and at the end one `Report`. It knows
-//! nothing of tasks, and no tokio: it is there for every single command and must start fast.
+//! words `term` and `kill`; it writes what it has to say (`Said`), a line each: that the command runs,
+//! now and then what it has used so far, and at the end one report. It knows nothing of tasks, and no
+//! tokio: it is there for every single command and must start fast.
 
 mod accounting;
 pub mod limits;
@@ -26,16 +27,18 @@ use std::{
     process::{Child, Command, ExitCode, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
-use common::{limits::OBJECT_BYTES_MAX, pb};
+use common::limits::OBJECT_BYTES_MAX;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::program::{self, Missing};
+pub(crate) use accounting::Used;
 use limits::Limits;
 use reap::Group;
-use watch::Watch;
+use watch::{Tell, Watch};
 
 /// Longest order, in bytes: the largest input as a text in a text, escaped twice, and the rest of a spec.
 pub(crate) const ORDER_BYTES_MAX: u64 = 5 * OBJECT_BYTES_MAX as u64;
@@ -54,12 +57,20 @@ pub(crate) struct Order {
     pub(crate) limits: Limits,
     /// The program `jetmill`, which sets the limits.
     pub(crate) executable: String,
+    /// How often it is to be said what was used so far; zero for never.
+    pub(crate) measure_every: Duration,
 }
 
-/// The command runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Started {
-    pub(crate) started: i32,
+/// What the attendant has to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Said {
+    /// The command runs, as this process.
+    Started(i32),
+    /// What it and all its children have used so far.
+    Used(Used),
+    /// What became of it.
+    Report(Box<Report>),
 }
 
 /// What became of it, and what it and all its children used.
@@ -67,27 +78,10 @@ pub(crate) struct Started {
 pub(crate) struct Report {
     pub(crate) exit: Option<i32>,
     pub(crate) signal: Option<i32>,
-    pub(crate) cpu_seconds: Option<f64>,
-    pub(crate) memory_peak_mb: Option<f64>,
-    pub(crate) disk_read_mb: Option<f64>,
-    pub(crate) disk_write_mb: Option<f64>,
+    pub(crate) used: Used,
     pub(crate) error: Option<Fault>,
     /// The limit that ended it.
     pub(crate) exceeded: Option<Fault>,
-}
-
-impl Report {
-    /// The same as the log has it; `None` where nothing is known.
-    pub(crate) fn usage(&self) -> Option<pb::ResourceUsage> {
-        let usage = pb::ResourceUsage {
-            cpu_seconds: self.cpu_seconds,
-            memory_peak_mb: self.memory_peak_mb,
-            disk_read_mb: self.disk_read_mb,
-            disk_write_mb: self.disk_write_mb,
-            ..pb::ResourceUsage::default()
-        };
-        (usage != pb::ResourceUsage::default()).then_some(usage)
-    }
 }
 
 /// Why it could not be run at all.
@@ -108,25 +102,26 @@ pub fn main() -> ExitCode {
 }
 
 fn attend() -> io::Result<()> {
-    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut lines = BufReader::new(socket.try_clone()?);
     let mut line = String::new();
     lines.by_ref().take(ORDER_BYTES_MAX).read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line)?;
+    let socket = Arc::new(Mutex::new(socket));
     let report = match start(&order) {
         Ok(child) => {
-            say(&mut socket, &Started { started: child.id().cast_signed() })?;
-            see_through(child, order, lines)
+            say(&socket, &Said::Started(child.id().cast_signed()))?;
+            see_through(child, order, lines, &socket)
         }
         Err(fault) => Report { error: Some(fault), ..Report::default() },
     };
-    say(&mut socket, &report)
+    say(&socket, &Said::Report(Box::new(report)))
 }
 
-fn say(socket: &mut UnixStream, what: &impl Serialize) -> io::Result<()> {
+fn say(socket: &Mutex<UnixStream>, what: &Said) -> io::Result<()> {
     let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');
-    socket.write_all(&line)
+    socket.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
 }
 
 fn start(order: &Order) -> Result<Child, Fault> {
@@ -180,14 +175,23 @@ fn command(order: &Order, name: &str, file: &Path) -> Command {
         .env_clear()
         .envs(&order.env)
         .stdin(if order.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
-        .process_group(0);
+        .process_group(0)
+        // Makes it a fork: a child that shares this process's memory until it executes would be
+        // counted as having had all of that.
+        .gid(rustix::process::getgid().as_raw());
     command
 }
 
 /// Feeds the command, lets it be ended from outside, and waits until nothing of it is left.
-fn see_through(mut child: Child, order: Order, lines: BufReader<UnixStream>) -> Report {
-    let watch = Watch::start(order.limits);
+fn see_through(
+    mut child: Child,
+    order: Order,
+    lines: BufReader<UnixStream>,
+    socket: &Arc<Mutex<UnixStream>>,
+) -> Report {
     let before = accounting::disk();
+    let tell = Tell { every: order.measure_every, socket: socket.clone(), before };
+    let watch = Watch::start(order.limits, tell);
     let group = Arc::new(Mutex::new(Group::of(child.id())));
     let stops = group.clone();
     thread::spawn(move || obey(lines, &stops));
@@ -204,10 +208,8 @@ fn see_through(mut child: Child, order: Order, lines: BufReader<UnixStream>) -> 
             report.error = Some(Fault { code: "cannot_wait".into(), message });
         }
     }
-    accounting::fill(&mut report, before);
-    let (reached, peak_kb) = watch.finish();
-    // All processes together may have had more than the largest one.
-    report.memory_peak_mb = report.memory_peak_mb.map(|mb| mb.max(peak_kb as f64 / 1024.0));
+    let (reached, memory) = watch.finish();
+    report.used = accounting::all(before, memory);
     let enforced = match report.signal {
         Some(signal) if signal == Signal::SIGXCPU as i32 => {
             order.limits.cpu_seconds.map(|most| ("cpu_seconds", most))

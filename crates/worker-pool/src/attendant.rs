@@ -23,8 +23,9 @@ use tokio::{
 };
 
 use crate::{
-    attend::{Order, Report, Started},
+    attend::{Order, Report, Said},
     capture::Tail,
+    carrier::Carrier,
     redact::Redactor,
 };
 
@@ -88,23 +89,19 @@ impl Attendant {
         redactor: &Redactor,
         streams: &Streams,
     ) -> Ended {
-        let (out, err) = (Tail::new(streams.kept), Tail::new(limits::RESULT_STDERR_BYTES_MAX));
-        let mut ended = Ended { report: None, out, err };
-        let (out, err) = (self.process.stdout.take(), self.process.stderr.take());
-        let mut pipes = Box::pin(
-            future::join(
-                carry(out, streams.out, attempt, redactor.clone(), &mut ended.out),
-                carry(err, streams.err, attempt, redactor.clone(), &mut ended.err),
-            )
-            .fuse(),
-        );
+        let carrier = |stream, kept| Carrier::new(attempt, stream, redactor.clone(), kept);
+        let mut out = carrier(streams.out, streams.kept);
+        let mut err = carrier(streams.err, limits::RESULT_STDERR_BYTES_MAX);
+        let pipes = (self.process.stdout.take(), self.process.stderr.take());
+        let mut pipes =
+            Box::pin(future::join(carry(pipes.0, &mut out), carry(pipes.1, &mut err)).fuse());
         let along = async {
             (&mut pipes).await;
             future::pending::<()>().await;
         };
         // The one that ends is the report; the stopper and the pipes only go along.
         let report = tokio::select! {
-            report = report(&mut self.lines) => report,
+            report = report(&mut self.lines, attempt) => report,
             () = stop(&mut self.orders, attempt) => None,
             () = along => None,
         };
@@ -121,26 +118,31 @@ impl Attendant {
         if timeout(GONE_WAIT_MAX, self.process.wait()).await.is_err() {
             tracing::warn!("the attendant of a command is slow to end");
         }
-        ended.report = report;
-        ended
+        Ended { report, out: out.finish(), err: err.finish() }
     }
 }
 
-/// Reads until the report. An attendant that vanishes cannot end its command any more: we do.
-async fn report(lines: &mut BufReader<OwnedReadHalf>) -> Option<Report> {
+/// Reads until the report, and passes on what was used so far. An attendant that vanishes cannot end
+/// its command any more: we do.
+async fn report(lines: &mut BufReader<OwnedReadHalf>, attempt: &AttemptContext) -> Option<Report> {
     let mut started = None;
     loop {
         let mut line = String::new();
         let read = lines.take(REPORT_BYTES_MAX).read_line(&mut line).await;
-        if !matches!(read, Ok(1..)) {
-            if let Some(Started { started }) = started {
-                let _ = killpg(Pid::from_raw(started), Signal::SIGKILL);
+        let said = match read {
+            Ok(1..) => serde_json::from_str(&line).ok(),
+            Ok(0) | Err(_) => None,
+        };
+        match said {
+            Some(Said::Started(pid)) => started = Some(pid),
+            Some(Said::Used(used)) => attempt.used(used.to_pb()),
+            Some(Said::Report(report)) => return Some(*report),
+            None => {
+                if let Some(pid) = started {
+                    let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+                return None;
             }
-            return None;
-        }
-        match serde_json::from_str::<Started>(&line) {
-            Ok(pid) => started = Some(pid),
-            Err(_) => return serde_json::from_str(&line).ok(),
         }
     }
 }
@@ -156,31 +158,11 @@ async fn stop(orders: &mut OwnedWriteHalf, attempt: &AttemptContext) {
     future::pending::<()>().await;
 }
 
-/// Carries one stream to the attempt's output and its end to the result, without secrets.
-async fn carry(
-    pipe: Option<impl AsyncRead + Unpin>,
-    stream: Option<OutputStream>,
-    attempt: &AttemptContext,
-    mut redactor: Redactor,
-    tail: &mut Tail,
-) {
+/// Reads one pipe to its end.
+async fn carry(pipe: Option<impl AsyncRead + Unpin>, carrier: &mut Carrier<'_>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = vec![0; 16 * 1024];
-    let mut show = |shown: &[u8]| {
-        if let Some(stream) = stream {
-            attempt.log(stream, shown);
-        }
-        tail.push(shown);
-    };
-    loop {
-        let shown = match pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(count) => redactor.push(buffer.get(..count).unwrap_or_default()),
-        };
-        show(&shown);
-    }
-    let shown = redactor.finish();
-    if !shown.is_empty() {
-        show(&shown);
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        carrier.push(buffer.get(..count).unwrap_or_default());
     }
 }

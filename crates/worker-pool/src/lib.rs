@@ -15,6 +15,7 @@ mod admin;
 pub mod attend;
 mod attendant;
 mod capture;
+mod carrier;
 pub mod docker;
 mod environment;
 mod executors;
@@ -23,6 +24,7 @@ pub mod lua;
 mod metrics;
 mod nats;
 mod program;
+mod progress;
 mod redact;
 pub mod roles;
 mod shell;
@@ -72,6 +74,9 @@ pub struct Config {
     pub docker: Engine,
     /// How long running work may go on after the worker was told to leave.
     pub drain_timeout: Duration,
+    /// How long an attempt runs before the log hears what it has used so far, and then at least
+    /// between two times that it does.
+    pub snapshot_every: Duration,
     /// The program `jetmill`, started again as `jetmill attend` for each command.
     pub executable: PathBuf,
 }
@@ -91,6 +96,7 @@ impl Default for Config {
             http: Access::default(),
             docker: Engine::default(),
             drain_timeout: Duration::from_secs(30),
+            snapshot_every: limits::SNAPSHOT_EVERY,
             executable: std::env::current_exe().unwrap_or_else(|_| "jetmill".into()),
         }
     }
@@ -109,6 +115,7 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
         handlers: Vec::new(),
         executors: executors::WORDS.map(str::to_owned).to_vec(),
         drain_timeout: config.drain_timeout,
+        snapshot_every: config.snapshot_every,
         observe: metrics::observer(ctx.health.clone()),
     };
     let roots = http::system_roots();

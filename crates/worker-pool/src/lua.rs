@@ -10,7 +10,7 @@ mod script;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use common::{limits, pb, time::Clock};
+use common::{limits, pb, time::Clock, usage};
 use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, OutputStream};
 
 use crate::{
@@ -62,7 +62,7 @@ impl Lua {
         };
         let said = ended.out.text();
         let outcome = said.lines().find_map(|line| serde_json::from_str::<Outcome>(line).ok());
-        let usage = report.usage();
+        let usage = usage::known(report.used.to_pb());
         match outcome {
             Some(Outcome::Result(text)) => {
                 AttemptResult { error: None, result: Some(pb::Json { text }), usage }
@@ -105,6 +105,7 @@ impl Lua {
             stdin: Some(stdin),
             limits: walls(script.memory_mb, run),
             executable,
+            measure_every: attempt.measure_every(),
             ..Order::default()
         })
     }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use common::{limits, pb};
-use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, Execution, OutputStream};
+use common::{limits, pb, usage};
+use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, OutputStream};
 
 use crate::{
     attend::{Order, Report, limits::Limits},
@@ -59,7 +59,7 @@ impl Shell {
         role: Option<&Role>,
         traceparent: &str,
     ) -> AttemptResult {
-        let plan = match self.plan(attempt.execution(), shell, role, traceparent) {
+        let plan = match self.plan(attempt, shell, role, traceparent) {
             Ok(plan) => plan,
             Err(error) => return AttemptResult::failure(error),
         };
@@ -73,7 +73,12 @@ impl Shell {
         let Some(report) = ended.report.take() else {
             let message = "the command's attendant vanished; what it ran was killed";
             let error = AttemptError::retryable("attendant_lost", message);
-            return AttemptResult { error: Some(error), ..left(&mut ended, &Report::default()) };
+            // What it used is known as far as it was said.
+            return AttemptResult {
+                error: Some(error),
+                usage: None,
+                ..left(&mut ended, &Report::default())
+            };
         };
         let error = judge(&report, &shell.ok_codes, plan.order.limits)
             .map(|error| AttemptError { message: plan.redactor.text(&error.message), ..error });
@@ -82,11 +87,12 @@ impl Shell {
 
     fn plan(
         &self,
-        execution: &Execution,
+        attempt: &AttemptContext,
         shell: &pb::Shell,
         role: Option<&Role>,
         traceparent: &str,
     ) -> Result<Plan, AttemptError> {
+        let execution = attempt.execution();
         let mut env = self.environment.allowed().clone();
         env.extend(shell.env.clone());
         env.extend(environment::of_attempt(execution, traceparent));
@@ -114,6 +120,7 @@ impl Shell {
             program: program.map(|file| file.to_string_lossy().into_owned()),
             limits: self.limits(shell.limits.as_ref())?,
             executable: self.executable.to_string_lossy().into_owned(),
+            measure_every: attempt.measure_every(),
         };
         Ok(Plan { order, redactor, _folder: folder })
     }
@@ -182,7 +189,7 @@ fn left(ended: &mut Ended, report: &Report) -> AttemptResult {
             .error
             .is_none()
             .then(|| capture::result(report.exit, report.signal, &mut ended.out, &mut ended.err)),
-        usage: report.usage(),
+        usage: usage::known(report.used.to_pb()),
     }
 }
 

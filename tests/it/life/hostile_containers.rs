@@ -1,8 +1,6 @@
 //! Containers that try to get out, or to take everything: the rows of `docs/reference/hostile.md`
 //! for the executor `docker`, all at once on a real engine, with others' containers beside them.
 
-#![expect(clippy::indexing_slicing, reason = "what JSON does not have is null; the test says so")]
-
 use std::{fs, os::unix::fs::symlink};
 
 use anyhow::{Context as _, ensure};

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use bus::Bus;
 use common::{
     id::{QueueName, WorkerName},
+    limits,
     task::HANDLER_QUEUE,
     time::Clock,
 };
@@ -59,6 +60,7 @@ impl Worker {
             handlers: Vec::new(),
             executors: Vec::new(),
             drain_timeout: Duration::from_secs(30),
+            snapshot_every: limits::SNAPSHOT_EVERY,
             observe: Arc::new(|_| {}),
         };
         let worker =
@@ -109,6 +111,14 @@ impl WorkerBuilder {
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.worker.options.drain_timeout = timeout;
+        self
+    }
+
+    /// How long an attempt runs before the log hears what it has used so far, and then at least
+    /// between two times that it does; 10 s without.
+    #[must_use]
+    pub fn snapshot_every(mut self, least: Duration) -> Self {
+        self.worker.options.snapshot_every = least;
         self
     }
 

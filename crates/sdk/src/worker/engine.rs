@@ -39,6 +39,9 @@ pub struct Options {
     pub executors: Vec<String>,
     /// How long running work may go on after the worker was told to leave.
     pub drain_timeout: Duration,
+    /// How long an attempt runs before it says what it has used so far, and then at least between
+    /// two times that it does.
+    pub snapshot_every: Duration,
     /// Hears what a metric may want to count.
     pub observe: Observe,
 }

@@ -6,9 +6,10 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
-use super::{Order, Report, Started};
+use super::{Order, Report, Said, Used};
 
 /// Arguments that make this program an attendant.
 pub(crate) const SERVE: [&str; 3] =
@@ -64,14 +65,27 @@ impl Attendant {
         line
     }
 
-    fn started(&mut self) -> i32 {
+    fn said(&mut self) -> Said {
         let line = self.line();
-        serde_json::from_str::<Started>(&line).expect("a start").started
+        serde_json::from_str(&line).expect("what it says")
+    }
+
+    fn started(&mut self) -> i32 {
+        let Said::Started(pid) = self.said() else { panic!("it begins with a start") };
+        pid
+    }
+
+    fn used(&mut self) -> Used {
+        let Said::Used(used) = self.said() else { panic!("the command has ended") };
+        used
     }
 
     fn report(&mut self) -> Report {
-        let line = self.line();
-        serde_json::from_str(&line).expect("a report")
+        loop {
+            if let Said::Report(report) = self.said() {
+                return *report;
+            }
+        }
     }
 
     /// Reads the command's output up to this text.
@@ -127,18 +141,41 @@ fn what_the_command_used_is_counted_with_its_children() {
     let burner = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done";
     let report = run(&order(&format!("({burner}) & wait")));
     assert_eq!(report.exit, Some(0));
-    assert!(report.cpu_seconds.expect("counted") > 0.005, "{report:?}");
-    assert!(report.memory_peak_mb.expect("counted") > 0.1, "{report:?}");
+    let seconds = |report: &Report| report.used.cpu_seconds.expect("counted");
+    assert!(seconds(&report) > 0.005, "{report:?}");
+    assert!(report.used.memory_peak_mb.expect("counted") > 0.1, "{report:?}");
     let idle = run(&order("true"));
-    assert!(idle.cpu_seconds.expect("counted") < report.cpu_seconds.expect("counted"), "{idle:?}");
+    assert!(seconds(&idle) < seconds(&report), "{idle:?}");
+}
+
+#[test]
+fn what_was_used_so_far_is_said_while_the_command_runs() {
+    let argv = vec!["sleep".into(), "600".into()];
+    let measured = Order { measure_every: Duration::from_millis(20), argv, ..order("") };
+    let mut attendant = start(&measured);
+    let pid = attendant.started();
+    let (first, next) = (attendant.used(), attendant.used());
+    for used in [first, next] {
+        assert!(used.memory_avg_mb.expect("looked at") > 0.0, "{used:?}");
+        assert!(used.memory_peak_mb >= used.memory_avg_mb, "{used:?}");
+        assert!(used.cpu_seconds.is_some() && used.disk_read_mb.is_some(), "{used:?}");
+    }
+    assert!(next.cpu_seconds >= first.cpu_seconds && next.disk_write_mb >= first.disk_write_mb);
+    assert!(lives(&pid.to_string()));
+    attendant.say("kill");
+    assert!(attendant.report().used.memory_avg_mb.is_some());
+
+    let never = Order { measure_every: Duration::ZERO, ..order("exit 0") };
+    let mut attendant = start(&never);
+    attendant.started();
+    assert!(matches!(attendant.said(), Said::Report(_)), "what is short says nothing of itself");
 }
 
 #[test]
 fn a_closed_socket_ends_the_whole_group() {
-    let Attendant { mut process, mut socket } = start(&order("sleep 600 & sleep 600"));
-    let mut line = String::new();
-    socket.read_line(&mut line).expect("a start");
-    let pid = serde_json::from_str::<Started>(&line).expect("a start").started.to_string();
+    let mut attendant = start(&order("sleep 600 & sleep 600"));
+    let pid = attendant.started().to_string();
+    let Attendant { mut process, socket } = attendant;
     assert!(lives(&pid));
     drop(socket);
     process.wait().expect("it ends");
