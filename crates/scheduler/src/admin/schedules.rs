@@ -76,7 +76,7 @@ impl Door {
         let after = request.after.map_or(now, Timestamp::from);
         Ok(pb::NextFiresResponse {
             fires: fires(&schedule, &request.name, after, count as usize),
-            paused: schedule.is_paused(),
+            paused: schedule.is_paused() || self.rests(&schedule).await?,
             paused_until: schedule.paused_until().filter(|end| *end > now).map(Into::into),
         })
     }
@@ -133,19 +133,36 @@ impl Door {
 
     /// The schedule of this name.
     async fn schedule(&self, name: &str) -> Result<Schedule, ApiError> {
-        let request = pb::PoliciesRequest {
-            kind: pb::DocumentKind::Schedule.into(),
-            name: name.to_owned(),
-            page_token: String::new(),
-        };
-        let found =
-            if name.is_empty() { Vec::new() } else { self.policies(request).await?.documents };
-        match found.into_iter().next().and_then(|document| document.body) {
+        match self.document(pb::DocumentKind::Schedule, name).await? {
             Some(pb::document::Body::Schedule(body)) => {
                 Schedule::parse(&body).map_err(ApiError::invalid)
             }
             _ => Err(no_schedule(name)),
         }
+    }
+
+    /// Whether it has no runs since their type is disabled.
+    async fn rests(&self, schedule: &Schedule) -> Result<bool, ApiError> {
+        let Some(name) = schedule.type_of_runs() else { return Ok(false) };
+        let of = self.document(pb::DocumentKind::TaskType, name).await?;
+        Ok(matches!(of, Some(pb::document::Body::TaskType(of)) if of.enabled == Some(false)))
+    }
+
+    async fn document(
+        &self,
+        kind: pb::DocumentKind,
+        name: &str,
+    ) -> Result<Option<pb::document::Body>, ApiError> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let request = pb::PoliciesRequest {
+            kind: kind.into(),
+            name: name.to_owned(),
+            page_token: String::new(),
+        };
+        let found = self.policies(request).await?.documents.into_iter().next();
+        Ok(found.and_then(|document| document.body))
     }
 }
 

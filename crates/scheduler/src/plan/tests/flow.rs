@@ -436,9 +436,9 @@ fn a_try_that_comes_back_is_not_judged_and_nothing_is_judged_by_it() {
         world.tries("a");
         world.of("b", "x");
         if from_stored {
-            world.starts_again()
+            world.starts_again();
         } else {
-            world.takes_over()
+            world.takes_over();
         }
         assert_eq!(world.decisions(), [], "{from_stored}: both were accepted");
     }
@@ -496,9 +496,9 @@ fn who_takes_over_fails_nothing_that_was_accepted_within_the_depth() {
         world.submit("d", |_| {});
         world.submit("e", |_| {});
         if from_stored {
-            world.starts_again()
+            world.starts_again();
         } else {
-            world.takes_over()
+            world.takes_over();
         }
         assert_eq!(world.decisions(), [], "{from_stored}: three wait beside tries that came back");
         world.submit("f", |_| {});
