@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) use self::obey::Asking;
 use crate::{
     lease::Lease,
-    orders::Change,
+    orders::{self, Change},
     payload,
     plan::Tombstone,
     policies,
@@ -277,16 +277,7 @@ impl Door {
             Ok(spec) => spec.into_pb(),
             Err(error) => return refused(format!("its submission cannot be read: {error:#}")),
         };
-        let again = TaskSpec::parse(pb::TaskSpec {
-            task_id: String::new(),
-            idempotency_key: String::new(),
-            notify: String::new(),
-            run_at: None,
-            delay: None,
-            retry_of: id.to_string(),
-            ..spec
-        });
-        let spec = match again {
+        let spec = match orders::again(id, spec) {
             Ok(spec) => spec,
             Err(violations) => return refused(ApiError::invalid(violations).to_string()),
         };

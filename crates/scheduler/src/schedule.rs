@@ -8,7 +8,7 @@
 pub mod fire;
 pub mod pattern;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use common::{
     id::{TaskId, TaskKey, Tenant},
@@ -72,6 +72,8 @@ pub struct Schedules {
     runs: HashMap<TaskKey, Box<str>>,
     /// When each is to be decided next; a follower keeps none, so that it folds fast.
     alarms: BTreeSet<(Timestamp, Box<str>)>,
+    /// Task types whose tasks would wait: there are none for ticks.
+    disabled: HashSet<Box<str>>,
     leads: bool,
 }
 
@@ -121,6 +123,20 @@ impl Schedules {
         }
         self.wake(name);
         self.drop_if_nothing_is_left(name);
+    }
+
+    /// A task type was disabled, or is not any more.
+    pub fn turned(&mut self, task_type: &str, is_disabled: bool) {
+        if is_disabled {
+            self.disabled.insert(task_type.into());
+        } else {
+            self.disabled.remove(task_type);
+        }
+    }
+
+    /// Whether a schedule has no runs since their type is disabled.
+    pub fn rests(&self, schedule: &Schedule) -> bool {
+        rests(schedule, &self.disabled)
     }
 
     /// The log has a submission, for the first time or again: its tick is decided.
@@ -212,7 +228,7 @@ impl Schedules {
         {
             let Some(known) = self.known.get_mut(&name) else { continue };
             known.alarm = None;
-            if let Some((order, through)) = known.order(&name, now) {
+            if let Some((order, through)) = known.order(&name, now, &self.disabled) {
                 known.asked = Some(through);
                 orders.push(order);
             }
@@ -273,6 +289,10 @@ impl Schedules {
     }
 }
 
+fn rests(schedule: &Schedule, disabled: &HashSet<Box<str>>) -> bool {
+    schedule.type_of_runs().is_some_and(|name| disabled.contains(name))
+}
+
 impl Known {
     /// Every tick up to here is decided: the message says so.
     fn decide(&mut self, through: Timestamp, sequence: u64) {
@@ -292,7 +312,12 @@ impl Known {
     }
 
     /// The next decision, and up to where it decides.
-    fn order(&self, name: &str, now: Timestamp) -> Option<(Order, Timestamp)> {
+    fn order(
+        &self,
+        name: &str,
+        now: Timestamp,
+        disabled: &HashSet<Box<str>>,
+    ) -> Option<(Order, Timestamp)> {
         let schedule = self.schedule.as_ref()?;
         let open = self.runs_of(&schedule.tenant());
         let facts = Facts { decided: self.decided?, open: open.len(), now };
@@ -302,6 +327,9 @@ impl Known {
         };
         let (tick, beside) = match fire::step(schedule, name, facts)? {
             Step::Skip { through, why } => return Some(skip(through, why)),
+            Step::Run { tick, .. } if rests(schedule, disabled) => {
+                return Some(skip(tick, Why::Disabled));
+            }
             Step::Run { tick, beside } => (tick, beside),
         };
         let waits_for = match beside {

@@ -66,7 +66,7 @@ impl Lead {
                 self.apply_policies(documents, &actor, dry_run, reply).await;
             }
             Command::Policies { request, reply } => {
-                let _ = reply.send(self.policies(&request));
+                let _ = reply.send(policies::page(self.planner.policies(), &request));
             }
             Command::Check { specs, reply } => {
                 let _ = reply.send(specs.iter().map(|spec| self.planner.misfits(spec)).collect());
@@ -230,18 +230,6 @@ impl Lead {
             && let Some(Asking { answer, reply, .. }) = self.asked.take()
         {
             let _ = reply.send(outcome.map(|()| answer));
-        }
-    }
-
-    fn policies(&self, request: &pb::PoliciesRequest) -> pb::PoliciesResponse {
-        let fits = |document: &Document| {
-            let kind = pb::DocumentKind::from(document.body.kind());
-            [kind, pb::DocumentKind::Unspecified].contains(&request.kind())
-                && (request.name.is_empty() || request.name == document.name.as_str())
-        };
-        let known = self.planner.policies().of(None).map(|known| &known.document);
-        pb::PoliciesResponse {
-            documents: known.filter(|d| fits(d)).map(pb::Document::from).collect(),
         }
     }
 
