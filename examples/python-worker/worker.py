@@ -39,7 +39,7 @@ async def wordcount(value, run):
             raise Failure("bad_input", "the input needs text or path", retryable=False)
         with open(value["path"], encoding="utf-8", errors="replace") as file:
             text = file.read()
-    await run.progress(0.5, "counting")
+    await run.progress(0.5, "counting", characters=len(text))
     return {"lines": text.count("\n"), "words": len(text.split()), "characters": len(text)}
 
 
@@ -95,9 +95,9 @@ class Run:
         event |= {"actor": self.worker.name, "traceparent": self.item.get("traceparent", "")}
         await self.worker.publish(f"task.{kind}", event | fields)
 
-    async def progress(self, fraction, message=""):
+    async def progress(self, fraction, message="", **counters):
         self.heard = time.monotonic()
-        await self.say("progress", fraction=fraction, message=message)
+        await self.say("progress", fraction=fraction, message=message, counters=counters)
 
     def facts(self):
         duration = f"{time.monotonic() - self.begun:.6f}s"

@@ -15,4 +15,5 @@ mod retry;
 mod select;
 mod shell;
 mod timeouts;
+mod usage;
 mod workers;

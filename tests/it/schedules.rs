@@ -242,7 +242,7 @@ async fn a_run_waits_for_the_one_before_or_replaces_it() -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_example_file_is_taken_as_it_is() -> anyhow::Result<()> {
     let rig = Rig::start().await?;
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/schedules/schedules.json");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/schedules/schedules.yaml");
     rig.cli(&["schedule", "set", "-f", file]).await?;
     let list = rig.cli_json(&["schedule", "ls"]).await?;
     let names = list["schedules"].as_array().context("schedules")?;

@@ -4,7 +4,7 @@
 //! log itself says "already there", for as long as it keeps the first. The others get a fresh id
 //! and travel in bundles.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::jetstream::{
     context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
@@ -21,7 +21,7 @@ use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::{Bus, Publisher, objects, publish};
+use crate::{Bus, Publisher, intake, objects, publish};
 
 /// Keyed submissions of one call that are under way at once.
 const KEYED_IN_FLIGHT_MAX: usize = 64;
@@ -32,9 +32,36 @@ pub async fn submit(
     publisher: &Publisher,
     specs: Vec<TaskSpec>,
 ) -> Vec<Result<pb::Submission, ApiError>> {
+    let intake = intake::hint(bus).await;
+    let misfits = intake::misfits(bus, &intake, &specs).await;
+    put(bus, publisher, specs, (intake, misfits)).await
+}
+
+/// The same for what the scheduler itself submits, which answers no question meanwhile: whether it
+/// fits its type is seen when it comes.
+pub async fn create(
+    bus: &Bus,
+    publisher: &Publisher,
+    specs: Vec<TaskSpec>,
+) -> Vec<Result<pb::Submission, ApiError>> {
+    let intake = intake::hint(bus).await;
+    put(bus, publisher, specs, (intake, HashMap::new())).await
+}
+
+async fn put(
+    bus: &Bus,
+    publisher: &Publisher,
+    specs: Vec<TaskSpec>,
+    (intake, mut misfits): (pb::Intake, HashMap<usize, ApiError>),
+) -> Vec<Result<pb::Submission, ApiError>> {
     let mut answers = Vec::with_capacity(specs.len());
     let (mut keyed, mut fresh) = (Vec::new(), Vec::new());
     for (place, spec) in specs.into_iter().enumerate() {
+        let refusal = misfits.remove(&place).or_else(|| intake::refusal(&intake.full, &spec));
+        if let (None, Some(refusal)) = (spec.id(), &refusal) {
+            answers.push(Some(Err(refusal.clone())));
+            continue;
+        }
         // Before the log: an event never names what is not there.
         let spec = match objects::keep_input(bus, spec).await {
             Ok(spec) => spec,
@@ -45,13 +72,15 @@ pub async fn submit(
         };
         answers.push(None);
         match spec.id() {
-            Some(id) => keyed.push((place, id, spec)),
+            Some(id) => keyed.push((place, (id, spec), refusal)),
             None => fresh.push((place, spec)),
         }
     }
     let (keyed, fresh) = futures::join!(
         stream::iter(keyed)
-            .map(|(place, id, spec)| async move { (place, submit_keyed(bus, id, spec).await) })
+            .map(|(place, keyed, refusal)| async move {
+                (place, submit_keyed(bus, keyed, refusal).await)
+            })
             .buffer_unordered(KEYED_IN_FLIGHT_MAX)
             .collect::<Vec<_>>(),
         submit_fresh(publisher, fresh),
@@ -109,10 +138,21 @@ async fn submit_fresh(publisher: &Publisher, specs: Vec<(usize, TaskSpec)>) -> V
         .collect()
 }
 
-async fn submit_keyed(bus: &Bus, id: TaskId, spec: TaskSpec) -> Result<pb::Submission, ApiError> {
+async fn submit_keyed(
+    bus: &Bus,
+    (id, spec): (TaskId, TaskSpec),
+    refusal: Option<ApiError>,
+) -> Result<pb::Submission, ApiError> {
     let tenant = spec.tenant();
     let subject = subject::created(&tenant, &id);
     let digest = spec.clone().with_id(&id).digest();
+    if let Some(refusal) = refusal {
+        // One that is there already needs no room, and was judged when it came.
+        return match existing(bus, &subject, &tenant, &id, digest).await {
+            Err(error) if error.code != ErrorCode::Conflict => Err(refusal),
+            answer => answer,
+        };
+    }
     let payload = wire::encode(&Event::Task(created(spec, &id)));
     let give_up = Instant::now() + limits::PUBLISH_RETRY;
     let mut pause = Duration::from_millis(50);

@@ -82,48 +82,77 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 }
 
+/// A line and a column, counted from 1.
+pub(crate) type At = (u64, u64);
+
 /// Where the parts of a document stand, by their paths: `retry.max_attempts`, `tags[0]`.
 #[derive(Debug, Default)]
-pub(crate) struct Lines(BTreeMap<String, u64>);
+pub(crate) struct Lines {
+    parts: BTreeMap<String, At>,
+    /// Lines before the document.
+    before: u64,
+}
 
 impl Lines {
-    /// The line of a part, or of the nearest part around it that is there.
-    pub(crate) fn of(&self, path: &str) -> u64 {
+    /// Where a part is, or the nearest part around it that is there.
+    pub(crate) fn of(&self, path: &str) -> At {
         let mut path = path;
         loop {
-            if let Some(line) = self.0.get(path) {
-                return *line;
+            if let Some(at) = self.parts.get(path) {
+                return *at;
             }
             let Some(end) = path.rfind(['.', '[']) else { break };
             path = path.get(..end).unwrap_or_default();
         }
-        self.0.get("").copied().unwrap_or(1)
+        self.parts.get("").copied().unwrap_or((self.before + 1, 1))
     }
 }
 
-/// Reads every document of a text; an error has its line.
-pub(crate) fn documents(text: &str) -> Result<Vec<(Value, Lines)>, (u64, String)> {
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_depth: limits::CATALOG_DEPTH_MAX,
-            flow_nesting_limit: limits::CATALOG_DEPTH_MAX,
-            max_aliases: 1_000,
-            max_nodes: 200_000,
-            max_documents: 1_000,
-        },
-        with_snippet: false,
-    };
-    let nodes = serde_saphyr::from_multiple_with_options::<Spanned<Node>>(text, options);
-    let nodes = nodes.map_err(|error| {
-        let line = error.location().map_or(1, |at| at.line());
-        let told = error.without_snippet().to_string();
-        (line, told.lines().next().unwrap_or_default().to_owned())
-    })?;
-    Ok(nodes.into_iter().map(with_lines).collect())
+/// Reads every document of a text; an error says where it is.
+pub(crate) fn documents(text: &str) -> Result<Vec<(Value, Lines)>, (At, String)> {
+    let mut all = Vec::new();
+    for (before, piece) in pieces(text) {
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! {
+                max_depth: limits::CATALOG_DEPTH_MAX,
+                flow_nesting_limit: limits::CATALOG_DEPTH_MAX,
+                max_aliases: 1_000,
+                max_nodes: 200_000,
+                max_documents: 1_000,
+            },
+            with_snippet: false,
+        };
+        let nodes = serde_saphyr::from_multiple_with_options::<Spanned<Node>>(piece, options);
+        let nodes = nodes.map_err(|error| {
+            let at = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+            let told = error.without_snippet().to_string();
+            ((before + at.0, at.1), told.lines().next().unwrap_or_default().to_owned())
+        })?;
+        all.extend(nodes.into_iter().map(|node| with_lines(node, before)));
+    }
+    Ok(all)
 }
 
-fn with_lines(node: Spanned<Node>) -> (Value, Lines) {
-    let mut lines = Lines::default();
+/// JSON objects may follow one another, which YAML's documents may not without a line between them:
+/// each by itself, with the number of lines before it. All other text is one piece.
+fn pieces(text: &str) -> Vec<(u64, &str)> {
+    let mut pieces = Vec::new();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<de::IgnoredAny>();
+    let (mut begin, mut before) = (0, 0);
+    while let Some(value) = values.next() {
+        let piece = text.get(begin..values.byte_offset()).unwrap_or_default();
+        if value.is_err() || !piece.trim_start().starts_with('{') {
+            return vec![(0, text)];
+        }
+        pieces.push((before, piece));
+        before += piece.matches('\n').count() as u64;
+        begin = values.byte_offset();
+    }
+    if pieces.is_empty() { vec![(0, text)] } else { pieces }
+}
+
+fn with_lines(node: Spanned<Node>, before: u64) -> (Value, Lines) {
+    let mut lines = Lines { before, ..Lines::default() };
     let value = plain(node, String::new(), &mut lines);
     (value, lines)
 }
@@ -144,6 +173,7 @@ fn plain(node: Spanned<Node>, path: String, lines: &mut Lines) -> Value {
             Value::Object(entries.collect::<Map<_, _>>())
         }
     };
-    lines.0.insert(path, node.referenced.line());
+    let at = node.referenced;
+    lines.parts.insert(path, (lines.before + at.line(), at.column()));
     value
 }

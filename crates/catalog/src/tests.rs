@@ -133,7 +133,7 @@ fn a_file_has_several_documents_and_their_names_differ() {
     let names = entries.iter().map(|e| (e.line, e.task_type.name.as_str())).collect::<Vec<_>>();
     assert_eq!(names, [(2, "a"), (5, "b")]);
     let twice = format!("{}---\n{}", one("a"), one("a"));
-    assert_eq!(problems(&twice), ["4: name stands on line 1 already"]);
+    assert_eq!(problems(&twice), ["4:7: name stands on line 1 already"]);
 }
 
 #[test]
@@ -153,14 +153,14 @@ unique: {key: \"{{ input.a\", period: 1h}
 ";
     let found = problems(file).join("\n");
     for expected in [
-        "1: name must have only letters",
-        "2: queue must have only letters",
-        "3: prioritty is no field of a task type; these are: capabilities, description",
-        "6: retry.backof unknown field `backof`",
-        "9: executor.shell.argv[1] invalid type: integer",
-        "10: tags[1] invalid type",
-        "11: input_schema is no JSON Schema at /type",
-        "12: unique.key has no `}}`",
+        "1:7: name must have only letters",
+        "2:8: queue must have only letters",
+        "3:12: prioritty is no field of a task type; these are: capabilities, description",
+        "6:11: retry.backof unknown field `backof`",
+        "9:19: executor.shell.argv[1] invalid type: integer",
+        "10:11: tags[1] invalid type",
+        "11:15: input_schema is no JSON Schema at /type",
+        "12:15: unique.key has no `}}`",
     ] {
         assert!(found.contains(expected), "{expected}\n---\n{found}");
     }
@@ -169,10 +169,10 @@ unique: {key: \"{{ input.a\", period: 1h}
 
 #[test]
 fn a_file_that_is_no_yaml_says_where() {
-    assert!(problems("name: a\n  queue: b\n")[0].starts_with("2: "));
+    assert!(problems("name: a\n  queue: b\n")[0].starts_with("2:"));
     assert!(problems("name: [a\n").len() == 1);
-    assert!(problems("name: a\nname: b\n")[0].starts_with("2: "));
-    assert_eq!(problems("# nothing\n"), ["1: there is no task type in this file"]);
+    assert!(problems("name: a\nname: b\n")[0].starts_with("2:"));
+    assert_eq!(problems("# nothing\n"), ["1:1: there is no task type in this file"]);
     assert!(problems("- name: a\n")[0].contains("a task type is a map of fields"));
     assert!(problems("just words\n")[0].contains("a task type is a map of fields"));
 }
@@ -472,4 +472,70 @@ proptest! {
         // A command has no NUL characters.
         prop_assert_eq!(made.ok(), (!value.contains('\0')).then_some(value));
     }
+}
+
+fn schedule_problems(text: &str) -> Vec<String> {
+    schedules(text).expect_err("a bad file").iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn schedules_are_read_from_yaml_and_from_json_values_that_follow_one_another() {
+    let yaml = "
+# Every night.
+name: a
+schedule:
+  cron: '30 2 * * *'
+  time_zone: Europe/Berlin
+  catch_up: { mode: all, window: 6h }
+  paused: true
+  paused_until: 2030-01-01T00:00:00Z
+  task: { executor: { shell: { script: echo a } } }
+---
+name: b
+schedule: { every: 90s, overlap: cancel_older, task: { task_type: x } }
+";
+    let read = schedules(yaml).expect("two schedules");
+    assert_eq!(read.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let json = read.iter().map(|d| serde_json::to_string_pretty(d).expect("JSON") + "\n\n");
+    assert_eq!(schedules(&json.collect::<String>()).expect("JSON"), read);
+}
+
+#[test]
+fn every_problem_of_a_schedule_has_its_place() {
+    let file = "name: a b
+schedule:
+  crom: x
+  every: 0s
+  overlap: sometimes
+  catch_up: {mode: all, maxx: 3}
+  task:
+    titel: x
+    priority: 11
+    executor: {shell: {argv: [sleep, 5]}}
+---
+name: c
+---
+name: d
+schedule: [1]
+";
+    let found = schedule_problems(file).join("\n");
+    for expected in [
+        "1:7: name must have only letters",
+        "3:9: schedule.crom is no field of a schedule; these are: anchor, at, catch_up",
+        "4:10: schedule.every must be",
+        "5:12: schedule.overlap",
+        "6:31: schedule.catch_up.maxx",
+        "8:12: schedule.task.titel is no field of a task",
+        "9:15: schedule.task.priority must be 1 to 10",
+        "10:38: schedule.task.executor.shell.argv[1] invalid type",
+        "12:1: schedule is missing",
+        "15:11: schedule a schedule is a map of fields",
+    ] {
+        assert!(found.contains(expected), "{expected}\n---\n{found}");
+    }
+    assert_eq!(found.lines().count(), 10, "{found}");
+    let second = "{\"name\": \"a\", \"schedule\": {\"cron\": \"@daily\", \"task\": {\"task_type\": \"x\"}}}\n{\"name\": \"b\",\n \"schedule\": {\"cron\": 7}}";
+    assert!(schedule_problems(second)[0].starts_with("3:"), "{:?}", schedule_problems(second));
+    assert_eq!(schedule_problems(""), ["1:1: there is no schedule in this file"]);
+    assert_eq!(schedule_problems("[]").len(), 1);
 }

@@ -5,6 +5,7 @@
 //! * [`id`]: tenants, task ids, queues, and the short key that folds use.
 //! * [`task`]: what is to be done, validated once at the door.
 //! * [`event`]: the facts that the log holds.
+//! * [`progress`], [`usage`]: how far a running attempt is, and what it has used.
 //! * [`policy`]: documents about how work is done.
 //! * [`lifecycle`]: the fold of those facts, the one place that decides what a task's state is.
 //! * [`wire`]: the bytes of all this, in protobuf and JSON.
@@ -20,9 +21,11 @@ pub mod id;
 pub mod lifecycle;
 pub mod limits;
 pub mod policy;
+pub mod progress;
 pub mod subject;
 pub mod task;
 pub mod time;
+pub mod usage;
 pub mod wire;
 
 /// The generated messages of `proto/jetmill/v1`.

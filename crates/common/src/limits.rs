@@ -44,6 +44,22 @@ pub const LIMIT_WEIGHTS_MAX: usize = 1_000;
 /// Limits of one queue that hold at once: the first by name.
 pub const LIMITS_OF_QUEUE_MAX: usize = 8;
 
+/// Time between two looks of the leader at what doors are to know, and of a door at what it was told.
+pub const INTAKE_HINT_EVERY: Duration = Duration::from_millis(250);
+/// What doors were told is forgotten after this.
+pub const INTAKE_HINT_AGE: Duration = Duration::from_secs(6);
+/// How long a submission waits to hear what doors are told, at most.
+pub const INTAKE_HINT_WAIT: Duration = Duration::from_millis(500);
+/// How long a submission waits to hear whether it fits its type, at most.
+pub const INTAKE_CHECK_WAIT: Duration = Duration::from_secs(2);
+/// A door that could not hear that does not ask again for this long.
+pub const INTAKE_HINT_BLIND: Duration = Duration::from_secs(30);
+/// Longest time after which a submission to a full queue is told to come back.
+pub const ROOM_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Task types whose tasks are counted in one question, at most.
+pub const COUNTED_TYPES_MAX: usize = 1_000;
+
 /// Longest cron expression, in bytes.
 pub const CRON_BYTES_MAX: usize = 256;
 /// Shortest interval of a schedule.
@@ -120,6 +136,8 @@ pub const OUTPUT_BYTES_MAX: usize = 1_000_000;
 pub const PROCESS_RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Stderr that the result of a command carries, in bytes: the end of it.
 pub const RESULT_STDERR_BYTES_MAX: usize = 64 * 1024;
+/// Processes of one command with everything that it starts, at once, where nobody says another number.
+pub const COMMAND_PROCESSES: u32 = 1_024;
 /// Longest URL of an HTTP request, in bytes.
 pub const HTTP_URL_BYTES_MAX: usize = 8 * 1024;
 /// Headers that a task gives to its HTTP request.
@@ -187,6 +205,23 @@ pub const WINDOW_MIN: u32 = 16;
 pub const WINDOW_MAX: u32 = 4_096;
 /// Time that an attempt has to end after it was told to, before it is killed.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
+/// Time until a running attempt says for the first time what it has used so far, by default.
+pub const SNAPSHOT_EVERY: Duration = Duration::from_secs(10);
+/// Shortest such time.
+pub const SNAPSHOT_EVERY_MIN: Duration = Duration::from_millis(100);
+/// Longest time between two such reports: they come more rarely the longer an attempt runs.
+pub const SNAPSHOT_EVERY_MAX: Duration = Duration::from_secs(300);
+/// Time between two progress events of an attempt, at first.
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// Longest time between two progress events: they come more rarely the longer an attempt runs.
+pub const PROGRESS_EVERY_MAX: Duration = Duration::from_secs(30);
+/// Longest message of a progress, in bytes; of more, the beginning counts.
+pub const PROGRESS_MESSAGE_BYTES_MAX: usize = 512;
+/// Counters of a task's progress; further names are left out.
+pub const PROGRESS_COUNTERS_MAX: usize = 32;
+/// Longest line by which a command says how far it is, in bytes; a longer one is output.
+pub const PROGRESS_LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// Lifetime of the scheduler's lease.
 pub const LEASE: Duration = Duration::from_secs(4);

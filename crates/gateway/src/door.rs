@@ -106,6 +106,7 @@ forward! {
         list(ListRequest) -> ListResponse;
         history(GetRequest) -> HistoryResponse;
         stats(StatsRequest) -> StatsResponse;
+        count_types(CountTypesRequest) -> CountTypesResponse;
         list_dead(ListDeadRequest) -> ListDeadResponse;
         get_dead(GetDeadRequest) -> DeadLetter;
         replay_dead(ReplayDeadRequest) -> ReplayDeadResponse;
@@ -130,6 +131,7 @@ forward! {
         resume(ResumeRequest) -> PauseResponse;
         why(WhyRequest) -> WhyResponse;
         queues(QueuesRequest) -> QueuesResponse;
+        check(SubmitRequest) -> CheckResponse;
         apply_policies(ApplyPoliciesRequest) -> ApplyPoliciesResponse;
         policies(PoliciesRequest) -> PoliciesResponse;
         schedules(SchedulesRequest) -> SchedulesResponse;

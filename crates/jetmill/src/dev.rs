@@ -72,6 +72,9 @@ pub(crate) struct Args {
     demo: bool,
 }
 
+/// Where commands find the platform that runs them.
+const NATS_URL_VARIABLE: &str = "JETMILL_NATS_URL";
+
 impl Args {
     fn settings(&self, folder: &Path) -> anyhow::Result<Settings> {
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
@@ -101,12 +104,14 @@ impl Args {
 pub(crate) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     let ui = Ui { json: global.json };
     let folder = Folder::open(&args.data_dir)?;
-    let settings = args.settings(folder.path())?;
+    let mut settings = args.settings(folder.path())?;
     let _telemetry = runtime::telemetry::init(&settings.telemetry)?;
     let listeners = Listeners::bind(&settings, &Service::ALL).await?;
     let program = find_nats_server(settings.nats.server.as_deref(), folder.path()).await?;
     let mut nats =
         NatsServer::start(&program, folder.path(), args.nats_port, &settings.nats).await?;
+    // Its commands are the user's own, and this server asks nobody for a password.
+    settings.worker_pool.env.insert(NATS_URL_VARIABLE.to_owned(), nats.url());
     let ended = serve(ui, &args, &settings, (folder.path(), listeners), &mut nats).await;
     Addresses::remove(folder.path());
     nats.stop().await;

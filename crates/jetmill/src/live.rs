@@ -114,10 +114,14 @@ pub(crate) fn what(event: &pb::Event) -> String {
         Some(Kind::Started(e)) => format!("{}on {}", attempt(e.attempt), e.worker),
         Some(Kind::Progress(e)) => {
             let share = e.fraction.map(|f| format!("{:.0} % ", f * 100.0)).unwrap_or_default();
-            format!("{share}{}", e.message)
+            let counters = e.counters.as_ref().map(pb::Json::to_value);
+            format!("{share}{} {}", e.message, task::counters(counters.as_ref()))
         }
         Some(Kind::Updated(e)) => e.status.clone(),
-        Some(Kind::Snapshot(e)) => attempt(e.attempt),
+        Some(Kind::Snapshot(e)) => {
+            let used = e.resource_usage.as_ref().map(task::usage).unwrap_or_default();
+            format!("{}used so far: {used}", attempt(e.attempt))
+        }
         Some(Kind::Completed(e)) => {
             format!("{}in {}", attempt(e.attempt), table::wire_duration(e.duration))
         }

@@ -240,6 +240,7 @@ fn worker_pool(r: &mut Reader) -> worker_pool::Config {
             )
             .unwrap_or(default.queues),
         env_allow: r.list("worker_pool.env_allow", &env_allow, "variables that commands may see"),
+        env: default.env,
         secrets_dir: r.path(
             "worker_pool.secrets_dir",
             None,
@@ -271,6 +272,11 @@ fn worker_pool(r: &mut Reader) -> worker_pool::Config {
             "drain_timeout",
             default.drain_timeout,
             "time that running work has to end",
+        ),
+        snapshot_every: r.duration(
+            "worker_pool.snapshot_every",
+            default.snapshot_every,
+            "time until a running attempt says what it has used so far, and then at least between two times",
         ),
         executable: default.executable,
     }

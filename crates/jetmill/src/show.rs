@@ -132,7 +132,11 @@ pub(crate) async fn why(session: &Session, args: &Id) -> anyhow::Result<Exit> {
             }
         }
         if let Some(ahead) = answer.ahead {
-            text.extend([format!("{ahead} tasks are ahead of it in its queue\n")]);
+            let tasks = if ahead == 1 { "task is" } else { "tasks are" };
+            text.extend([format!("{ahead} {tasks} ahead of it in its queue\n")]);
+        }
+        if let Some(priority) = answer.counts_as {
+            text.extend([format!("it has waited so long that it counts as priority {priority}\n")]);
         }
         if let Some(start) = answer.estimated_start {
             let when = table::relative(now, Some(start));

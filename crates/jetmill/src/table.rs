@@ -42,9 +42,12 @@ pub(crate) fn state_text(task: &pb::Task) -> String {
     match task.state() {
         TaskState::Failed => format!("{word} ({})", cause(task.cause())),
         TaskState::Running if task.cancel_requested => format!("{word} (cancel asked)"),
+        TaskState::Running => match task.progress {
+            Some(fraction) => format!("{word} ({:.0} %)", fraction * 100.0),
+            None => word.to_owned(),
+        },
         TaskState::Unspecified
         | TaskState::Pending
-        | TaskState::Running
         | TaskState::Completed
         | TaskState::Cancelled
         | TaskState::Skipped => word.to_owned(),

@@ -39,7 +39,8 @@ pub(crate) fn detail(task: &pb::Task, now: Timestamp) -> String {
     text.add("attempts", attempts(task));
     text.add("worker", &task.worker);
     text.add("progress", progress(task));
-    text.add("used", task.resource_usage.as_ref().map(usage).unwrap_or_default());
+    let is_running = task.state() == TaskState::Running;
+    text.add(if is_running { "used so far" } else { "used" }, used(task));
     if !matches!(task.verification_status.as_str(), "pending" | "skipped") {
         text.add("verification", &task.verification_status);
     }
@@ -122,24 +123,51 @@ fn attempts(task: &pb::Task) -> String {
 
 fn progress(task: &pb::Task) -> String {
     let share = task.progress.map(|p| format!("{:.0} % ", p * 100.0)).unwrap_or_default();
-    format!("{share}{}", task.progress_message).trim().to_owned()
+    let counters = task.progress_counters.as_ref().map(pb::Json::to_value);
+    format!("{share}{} {}", task.progress_message, self::counters(counters.as_ref()))
+        .trim()
+        .to_owned()
 }
 
-/// The resources that an attempt used.
-fn usage(usage: &pb::ResourceUsage) -> String {
-    let part = |value: Option<f64>, unit: &str| value.map(|v| format!("{v:.3} {unit}"));
-    [
-        part(usage.cpu_seconds, "s CPU"),
-        part(usage.memory_peak_mb, "MB memory at most"),
-        part(usage.disk_read_mb, "MB read"),
-        part(usage.disk_write_mb, "MB written"),
-        part(usage.network_tx_mb, "MB sent"),
-        part(usage.network_rx_mb, "MB received"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect::<Vec<_>>()
-    .join(", ")
+/// Counters as people read them: `rows 5, errors 0`.
+pub(crate) fn counters(counters: Option<&Value>) -> String {
+    let Some(fields) = counters.and_then(Value::as_object).filter(|f| !f.is_empty()) else {
+        return String::new();
+    };
+    let parts = fields.iter().map(|(name, number)| format!("{name} {number}"));
+    format!("({})", parts.collect::<Vec<_>>().join(", "))
+}
+
+/// What the task's attempt used; empty while there was none.
+fn used(task: &pb::Task) -> String {
+    match &task.resource_usage {
+        Some(known) => usage(known),
+        None if task.attempts > 0 || task.state() == TaskState::Running => "-".into(),
+        None => String::new(),
+    }
+}
+
+/// The resources that an attempt used; a dash is what nobody knows.
+pub(crate) fn usage(usage: &pb::ResourceUsage) -> String {
+    let mb = |value: Option<f64>, what: &str| {
+        value.map_or_else(|| format!("- {what}"), |mb| format!("{mb:.3} MB {what}"))
+    };
+    let pair = |name: &str, first: (Option<f64>, &str), second: (Option<f64>, &str)| match first
+        .0
+        .or(second.0)
+    {
+        Some(_) => format!("{name} {}, {}", mb(first.0, first.1), mb(second.0, second.1)),
+        None => format!("{name} -"),
+    };
+    let cpu = usage.cpu_seconds.map_or_else(|| "-".into(), |seconds| format!("{seconds:.3} s"));
+    let parts = [
+        format!("CPU {cpu}"),
+        pair("memory", (usage.memory_peak_mb, "at most"), (usage.memory_avg_mb, "on average")),
+        pair("disk", (usage.disk_read_mb, "read"), (usage.disk_write_mb, "written")),
+        pair("network", (usage.network_tx_mb, "sent"), (usage.network_rx_mb, "received")),
+    ];
+    let kept = usage.storage_delta_mb.map(|mb| format!("storage {mb:+.3} MB"));
+    parts.into_iter().chain(kept).collect::<Vec<_>>().join("; ")
 }
 
 fn compact(json: Option<&pb::Json>) -> String {
@@ -221,5 +249,24 @@ mod tests {
         assert_eq!(result(json("\"a\"").as_ref()), "a");
         assert_eq!(result(json("[1]").as_ref()), "[\n  1\n]");
         assert_eq!(result(None), "");
+    }
+
+    #[test]
+    fn what_nobody_knows_is_a_dash_and_zero_is_zero() {
+        let known = pb::ResourceUsage {
+            cpu_seconds: Some(0.0),
+            disk_write_mb: Some(1.5),
+            ..pb::ResourceUsage::default()
+        };
+        let text = "CPU 0.000 s; memory -; disk - read, 1.500 MB written; network -";
+        assert_eq!(usage(&known), text);
+        let shown = |task: &pb::Task| detail(task, Timestamp::default());
+        let mut task = pb::Task { resource_usage: Some(known), ..pb::Task::default() };
+        task.set_state(TaskState::Running);
+        assert!(shown(&task).contains("so far"));
+        task.resource_usage = None;
+        assert!(shown(&task).lines().any(|l| l.contains("so far") && l.ends_with(" -")));
+        task.set_state(TaskState::Pending);
+        assert!(!shown(&task).contains("used"), "nothing has run");
     }
 }

@@ -36,7 +36,7 @@ async fn list(session: &Session) -> anyhow::Result<Exit> {
         }
         let now = Session::now();
         let mut rows = table::table([
-            "WORKER", "QUEUES", "RUNNING", "HANDLERS", "HOST", "VERSION", "SINCE", "STATE",
+            "WORKER", "QUEUES", "RUNNING", "RUNS", "HANDLERS", "HOST", "VERSION", "SINCE", "STATE",
         ]);
         for worker in &response.workers {
             let queues = worker.queues.iter().map(|(name, slots)| format!("{name}={slots}"));
@@ -44,6 +44,11 @@ async fn list(session: &Session) -> anyhow::Result<Exit> {
                 Cell::new(&worker.worker),
                 Cell::new(queues.collect::<Vec<_>>().join(" ")),
                 Cell::new(worker.running.len()),
+                Cell::new(if worker.executors.is_empty() {
+                    "worker".to_owned()
+                } else {
+                    worker.executors.join(" ")
+                }),
                 Cell::new(worker.handlers.join(" ")),
                 Cell::new(format!("{}:{}", worker.host, worker.pid)),
                 Cell::new(&worker.version),

@@ -1,6 +1,6 @@
 //! The registry's side of the admin API: questions to the ledger, submissions to the log.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bus::{Publisher, endpoint::Endpoints};
 use common::{
@@ -49,7 +49,7 @@ macro_rules! endpoints {
 pub(crate) async fn serve(admin: Admin) -> anyhow::Result<()> {
     let (bus, shutdown) = (admin.ctx.bus.clone(), admin.ctx.shutdown.clone());
     let admin = Arc::new(admin);
-    endpoints!(admin: submit, get, result, list, history, stats, list_dead, get_dead, replay_dead)
+    endpoints!(admin: submit, get, result, list, history, stats, count_types, list_dead, get_dead, replay_dead)
         .serve(&bus, shutdown)
         .await
 }
@@ -155,6 +155,27 @@ impl Admin {
             sequence,
             lag: last.saturating_sub(sequence),
         })
+    }
+
+    async fn count_types(
+        &self,
+        request: pb::CountTypesRequest,
+    ) -> Result<pb::CountTypesResponse, ApiError> {
+        let max = limits::COUNTED_TYPES_MAX;
+        if request.task_types.is_empty() || request.task_types.len() > max {
+            return Err(ApiError::invalid_field("task_types", format!("must be 1 to {max}")));
+        }
+        let filter = filter::parse(&request.filter, self.ctx.clock.now())?;
+        self.reach(request.min_sequence).await?;
+        let sequence = *self.committed.borrow();
+        let counted = self.ledger.count_types(&request.task_types, filter.as_ref());
+        let mut counts = BTreeMap::<String, pb::TypeCount>::new();
+        for (task_type, state, count) in answered(counted).await? {
+            let of = counts.entry(task_type.clone()).or_default();
+            of.task_type = task_type;
+            of.by_state.insert(state, count);
+        }
+        Ok(pb::CountTypesResponse { counts: counts.into_values().collect(), sequence })
     }
 
     async fn list_dead(

@@ -7,9 +7,10 @@ use common::{
     id::{TaskId, Tenant},
     lifecycle::{Phase, State},
     limits::METADATA_BYTES_MAX,
-    pb,
+    pb, progress,
     task::{TaskSpec, object_problem},
     time::Timestamp,
+    usage,
 };
 
 use crate::row::{Fixed, Live, Place, Verification};
@@ -67,9 +68,15 @@ pub(crate) fn describe(live: &mut Live, tenant: Tenant, id: TaskId, spec: TaskSp
 
 /// Applies an event of message `at` that takes the task to `life`.
 pub(crate) fn apply(row: &mut Live, life: State, event: &TaskEvent, at: u64, clock: Timestamp) {
-    let before = std::mem::replace(&mut row.life, life).phase;
-    if before != Phase::Running && life.phase == Phase::Running {
+    let was = std::mem::replace(&mut row.life, life);
+    let before = was.phase;
+    let begins = before != Phase::Running && life.phase == Phase::Running;
+    if begins {
         row.started_at = Some(clock);
+    }
+    // Also one that ends without a start of its own: what is known is of the attempt before it.
+    if begins || (before != Phase::Running && life.ended > was.ended) {
+        forget_attempt(row);
     }
     let told = details(row, event);
     if before.is_terminal() {
@@ -80,9 +87,7 @@ pub(crate) fn apply(row: &mut Live, life: State, event: &TaskEvent, at: u64, clo
         if before == Phase::Running && life.phase != Phase::Running {
             // The attempt is over; the next one has a start of its own.
             row.started_at = None;
-            if let Some(report) = &mut row.report {
-                (report.progress, report.progress_message) = (None, String::new());
-            }
+            forget_progress(row);
         }
         row.duration = told.or(row.duration);
         return;
@@ -100,6 +105,22 @@ pub(crate) fn apply(row: &mut Live, life: State, event: &TaskEvent, at: u64, clo
     }
 }
 
+/// What was said about an attempt that is over is not said of the next one.
+fn forget_attempt(row: &mut Live) {
+    forget_progress(row);
+    if let Some(report) = &mut row.report {
+        report.resource_usage = None;
+    }
+}
+
+fn forget_progress(row: &mut Live) {
+    if let Some(report) = &mut row.report {
+        report.progress = None;
+        report.progress_message = String::new();
+        report.progress_counters = None;
+    }
+}
+
 /// Takes over what the event tells, and returns the duration that its worker measured.
 fn details(row: &mut Live, event: &TaskEvent) -> Option<Duration> {
     if !event.metadata.is_empty() && !matches!(event.kind, Kind::Completed(_) | Kind::Failed(_)) {
@@ -107,19 +128,16 @@ fn details(row: &mut Live, event: &TaskEvent) -> Option<Duration> {
     }
     match &event.kind {
         Kind::Started(body) => worker(row, &body.worker),
-        Kind::Progress(body) => {
-            let report = report(row);
-            report.progress = body.fraction.or(report.progress);
-            if !body.message.is_empty() {
-                body.message.clone_into(&mut report.progress_message);
-            }
-        }
+        Kind::Progress(body) => advance(report(row), body),
         Kind::Updated(body) => {
             merge(&mut report(row).metadata, text(body.metadata.as_ref()));
         }
         Kind::Snapshot(body) => {
-            let report = report(row);
-            report.resource_usage = body.resource_usage.or(report.resource_usage);
+            if let Some(said) = body.resource_usage {
+                let report = report(row);
+                let so_far = usage::raise(report.resource_usage.unwrap_or_default(), said);
+                report.resource_usage = usage::known(so_far);
+            }
         }
         Kind::Completed(body) => return completed(row, body, &event.metadata),
         Kind::Failed(body) => return failed(row, body, &event.metadata),
@@ -155,6 +173,20 @@ fn details(row: &mut Live, event: &TaskEvent) -> Option<Duration> {
         | Kind::Resolved(_) => {}
     }
     None
+}
+
+/// Adds to how far the attempt is.
+fn advance(report: &mut pb::Task, newer: &pb::Progress) {
+    let mut whole = pb::Progress {
+        attempt: newer.attempt,
+        fraction: report.progress,
+        message: std::mem::take(&mut report.progress_message),
+        counters: report.progress_counters.take(),
+    };
+    progress::add(&mut whole, newer);
+    report.progress = whole.fraction;
+    report.progress_message = whole.message;
+    report.progress_counters = whole.counters;
 }
 
 /// What was reported so far.

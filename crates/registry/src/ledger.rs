@@ -146,6 +146,12 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Later<'a, Page>;
     /// How many tasks fit.
     fn count<'a>(&'a self, filter: Option<&'a Filter>) -> Later<'a, u64>;
+    /// How many tasks of these types fit, by type and word of the state; none where there are none.
+    fn count_types<'a>(
+        &'a self,
+        types: &'a [String],
+        filter: Option<&'a Filter>,
+    ) -> Later<'a, Vec<(String, String, u64)>>;
     /// The newest lines of a task's history, oldest first.
     fn history(&self, task: Place, limit: usize) -> Later<'_, Vec<Entry>>;
     /// Counts of everything.

@@ -5,6 +5,7 @@
 //! loop by a [`Command`].
 
 mod obey;
+mod pauses;
 mod schedules;
 mod select;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use bus::{Publisher, endpoint::Endpoints, streams};
 use common::{
     error::{ApiError, ErrorCode, Violation},
+    event::Pause,
     id::{QueueName, TaskId, TaskKey, Tenant},
     limits, pb,
     policy::Document,
@@ -21,9 +23,10 @@ use common::{
 use runtime::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::obey::Asking;
 use crate::{
     lease::Lease,
-    orders::Change,
+    orders::{self, Change},
     payload,
     plan::Tombstone,
     policies,
@@ -33,6 +36,9 @@ use crate::{
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
 
+/// Who waits for an answer.
+type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
+
 /// A question to the planner's loop.
 pub(crate) enum Command {
     Change {
@@ -40,14 +46,14 @@ pub(crate) enum Command {
         ids: Vec<TaskId>,
         change: Change,
         actor: String,
-        reply: oneshot::Sender<Result<Vec<Changed>, ApiError>>,
+        reply: Reply<Vec<Changed>>,
     },
     Pause {
         queue: Option<QueueName>,
         /// `None` ends the pause.
-        reason: Option<String>,
+        pause: Option<Pause>,
         actor: String,
-        reply: oneshot::Sender<Result<pb::PauseResponse, ApiError>>,
+        reply: Reply<pb::PauseResponse>,
     },
     /// Where the task's submission lies in the log, and those of tasks that hold it by a limit.
     Place {
@@ -66,11 +72,16 @@ pub(crate) enum Command {
         documents: Vec<Document>,
         actor: String,
         dry_run: bool,
-        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
+        reply: Reply<pb::ApplyPoliciesResponse>,
     },
     Policies {
         request: pb::PoliciesRequest,
         reply: oneshot::Sender<pb::PoliciesResponse>,
+    },
+    /// What keeps each of these from being a task of its type.
+    Check {
+        specs: Vec<TaskSpec>,
+        reply: oneshot::Sender<Vec<Vec<Violation>>>,
     },
     Schedules {
         request: pb::SchedulesRequest,
@@ -78,7 +89,7 @@ pub(crate) enum Command {
     },
     PauseSchedules {
         request: pb::PauseSchedulesRequest,
-        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
+        reply: Reply<pb::ApplyPoliciesResponse>,
     },
 }
 
@@ -164,6 +175,7 @@ fn endpoints(door: &Arc<Door>) -> Endpoints {
     let endpoints = on!(endpoints, "resume", resume);
     let endpoints = on!(endpoints, "why", why);
     let endpoints = on!(endpoints, "queues", queues);
+    let endpoints = on!(endpoints, "check", check);
     let endpoints = on!(endpoints, "apply_policies", apply_policies);
     let endpoints = on!(endpoints, "policies", policies);
     schedules::endpoints(endpoints, door)
@@ -177,9 +189,7 @@ struct Door {
 
 impl Door {
     async fn cancel(&self, request: pb::CancelRequest) -> Result<pb::ChangeResponse, ApiError> {
-        if request.reason.len() > limits::TEXT_BYTES_MAX {
-            return Err(ApiError::invalid_field("reason", "is too long"));
-        }
+        pauses::check_reason(&request.reason)?;
         let change = Change::Cancel { reason: request.reason };
         self.change(request.selection, change, request.actor, request.dry_run).await
     }
@@ -267,16 +277,7 @@ impl Door {
             Ok(spec) => spec.into_pb(),
             Err(error) => return refused(format!("its submission cannot be read: {error:#}")),
         };
-        let again = TaskSpec::parse(pb::TaskSpec {
-            task_id: String::new(),
-            idempotency_key: String::new(),
-            notify: String::new(),
-            run_at: None,
-            delay: None,
-            retry_of: id.to_string(),
-            ..spec
-        });
-        let spec = match again {
+        let spec = match orders::again(id, spec) {
             Ok(spec) => spec,
             Err(violations) => return refused(ApiError::invalid(violations).to_string()),
         };
@@ -291,22 +292,6 @@ impl Door {
             Some(Err(error)) => refused(error.to_string()),
             None => refused("no answer".into()),
         }
-    }
-
-    async fn pause(&self, request: pb::PauseRequest) -> Result<pb::PauseResponse, ApiError> {
-        if request.reason.len() > limits::TEXT_BYTES_MAX {
-            return Err(ApiError::invalid_field("reason", "is too long"));
-        }
-        let queue = queue(&request.queue)?;
-        let (reason, actor) = (Some(request.reason), request.actor);
-        self.catch_up().await?;
-        self.ask(|reply| Command::Pause { queue, reason, actor, reply }).await?
-    }
-
-    async fn resume(&self, request: pb::ResumeRequest) -> Result<pb::PauseResponse, ApiError> {
-        let (queue, actor) = (queue(&request.queue)?, request.actor);
-        self.catch_up().await?;
-        self.ask(|reply| Command::Pause { queue, reason: None, actor, reply }).await?
     }
 
     async fn why(&self, request: pb::WhyRequest) -> Result<pb::WhyResponse, ApiError> {
@@ -345,6 +330,22 @@ impl Door {
             Command::ApplyPolicies { documents, actor, dry_run, reply }
         })
         .await
+    }
+
+    /// Says of each submission whether it fits its type, as the types are now. Nothing is submitted.
+    async fn check(&self, request: pb::SubmitRequest) -> Result<pb::CheckResponse, ApiError> {
+        let (given, max) = (request.tasks.len(), limits::SUBMIT_TASKS_MAX);
+        if given > max {
+            return Err(ApiError::invalid_field("tasks", format!("must be at most {max}")));
+        }
+        let specs = request.tasks.into_iter().map(TaskSpec::parse);
+        let specs = specs.collect::<Result<_, _>>().map_err(ApiError::invalid)?;
+        let found = self.ask(|reply| Command::Check { specs, reply }).await?;
+        let checks = found.into_iter().map(|violations| {
+            let error = (!violations.is_empty()).then(|| ApiError::invalid(violations).into());
+            pb::Check { error }
+        });
+        Ok(pb::CheckResponse { checks: checks.collect() })
     }
 
     async fn policies(
@@ -386,13 +387,4 @@ impl Door {
 
 fn tenant(text: &str) -> Result<Tenant, ApiError> {
     Tenant::parse_or_default(text).map_err(|e| ApiError::invalid_field("tenant", e.to_string()))
-}
-
-fn queue(text: &str) -> Result<Option<QueueName>, ApiError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let queue = QueueName::parse(text)
-        .map_err(|e| Violation { field: "queue".into(), problem: e.to_string() });
-    queue.map(Some).map_err(|violation| ApiError::invalid(vec![violation]))
 }

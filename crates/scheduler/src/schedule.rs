@@ -8,11 +8,11 @@
 pub mod fire;
 pub mod pattern;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use common::{
     id::{TaskId, TaskKey, Tenant},
-    policy::schedule::{Advanced, Schedule, tick_of},
+    policy::schedule::{Advanced, Schedule, before, tick_of},
     task::TaskSpec,
     time::Timestamp,
 };
@@ -72,6 +72,8 @@ pub struct Schedules {
     runs: HashMap<TaskKey, Box<str>>,
     /// When each is to be decided next; a follower keeps none, so that it folds fast.
     alarms: BTreeSet<(Timestamp, Box<str>)>,
+    /// Task types whose tasks would wait: there are none for ticks.
+    disabled: HashSet<Box<str>>,
     leads: bool,
 }
 
@@ -91,11 +93,16 @@ impl Schedules {
     /// that was missed in a pause.
     pub fn set(&mut self, name: &str, schedule: Schedule, at: Timestamp) {
         let known = self.known.entry(name.into()).or_default();
-        let goes_on =
-            known.schedule.as_ref().is_some_and(|old| !old.paused && old.has_ticks_of(&schedule));
+        let old = known.schedule.as_ref();
+        let old = old.filter(|old| !old.is_paused_at(at) && old.has_ticks_of(&schedule));
+        let through = match old {
+            // Of one whose pause ended by itself, all before that end is decided.
+            Some(old) if known.decided.is_some() => old.paused_until().map(before),
+            Some(_) | None => Some(at),
+        };
         known.schedule = Some(schedule);
-        if !goes_on || known.decided.is_none() {
-            known.decide(at, 0);
+        if let Some(through) = through {
+            known.decide(through, 0);
             // Who begins where the log was cut learns the schedule, and from a message of its own
             // where it stands.
             known.stated = 0;
@@ -116,6 +123,20 @@ impl Schedules {
         }
         self.wake(name);
         self.drop_if_nothing_is_left(name);
+    }
+
+    /// A task type was disabled, or is not any more.
+    pub fn turned(&mut self, task_type: &str, is_disabled: bool) {
+        if is_disabled {
+            self.disabled.insert(task_type.into());
+        } else {
+            self.disabled.remove(task_type);
+        }
+    }
+
+    /// Whether a schedule has no runs since their type is disabled.
+    pub fn rests(&self, schedule: &Schedule) -> bool {
+        rests(schedule, &self.disabled)
     }
 
     /// The log has a submission, for the first time or again: its tick is decided.
@@ -207,7 +228,7 @@ impl Schedules {
         {
             let Some(known) = self.known.get_mut(&name) else { continue };
             known.alarm = None;
-            if let Some((order, through)) = known.order(&name, now) {
+            if let Some((order, through)) = known.order(&name, now, &self.disabled) {
                 known.asked = Some(through);
                 orders.push(order);
             }
@@ -268,6 +289,10 @@ impl Schedules {
     }
 }
 
+fn rests(schedule: &Schedule, disabled: &HashSet<Box<str>>) -> bool {
+    schedule.type_of_runs().is_some_and(|name| disabled.contains(name))
+}
+
 impl Known {
     /// Every tick up to here is decided: the message says so.
     fn decide(&mut self, through: Timestamp, sequence: u64) {
@@ -287,7 +312,12 @@ impl Known {
     }
 
     /// The next decision, and up to where it decides.
-    fn order(&self, name: &str, now: Timestamp) -> Option<(Order, Timestamp)> {
+    fn order(
+        &self,
+        name: &str,
+        now: Timestamp,
+        disabled: &HashSet<Box<str>>,
+    ) -> Option<(Order, Timestamp)> {
         let schedule = self.schedule.as_ref()?;
         let open = self.runs_of(&schedule.tenant());
         let facts = Facts { decided: self.decided?, open: open.len(), now };
@@ -297,6 +327,9 @@ impl Known {
         };
         let (tick, beside) = match fire::step(schedule, name, facts)? {
             Step::Skip { through, why } => return Some(skip(through, why)),
+            Step::Run { tick, .. } if rests(schedule, disabled) => {
+                return Some(skip(tick, Why::Disabled));
+            }
             Step::Run { tick, beside } => (tick, beside),
         };
         let waits_for = match beside {

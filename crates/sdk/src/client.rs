@@ -206,6 +206,8 @@ requests! {
     list("registry", "list", ListRequest) -> ListResponse;
     /// Counts of everything.
     stats("registry", "stats", StatsRequest) -> StatsResponse;
+    /// How many tasks of each type are in each state.
+    count_types("registry", "count_types", CountTypesRequest) -> CountTypesResponse;
     /// What could not be read or did not end well.
     list_dead("registry", "list_dead", ListDeadRequest) -> ListDeadResponse;
     /// One dead letter.
@@ -226,6 +228,8 @@ requests! {
     why("scheduler", "why", WhyRequest) -> WhyResponse;
     /// The queues and their depths.
     queues("scheduler", "queues", QueuesRequest) -> QueuesResponse;
+    /// Whether submissions fit their types, without submitting them.
+    check("scheduler", "check", SubmitRequest) -> CheckResponse;
     /// Changes limits, schedules and task types; what is wrong with one of them refuses all.
     apply_policies("scheduler", "apply_policies", ApplyPoliciesRequest) -> ApplyPoliciesResponse;
     /// The limits, schedules and task types.

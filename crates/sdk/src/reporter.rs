@@ -65,6 +65,23 @@ impl TaskReporter {
         self.report(id, Kind::Progress(body)).await
     }
 
+    /// Says how far a task is in numbers; a counter that is not named stays as it was.
+    pub async fn counters<'a>(
+        &self,
+        id: &TaskId,
+        counters: impl IntoIterator<Item = (&'a str, f64)>,
+    ) -> Result<(), ApiError> {
+        let counters = counters.into_iter().map(|(name, n)| (name.to_owned(), Value::from(n)));
+        let counters = Some(pb::Json::from_value(&Value::Object(counters.collect())));
+        self.report(id, Kind::Progress(pb::Progress { counters, ..pb::Progress::default() })).await
+    }
+
+    /// Says what a task has used so far; what is unset is unknown.
+    pub async fn used(&self, id: &TaskId, so_far: pb::ResourceUsage) -> Result<(), ApiError> {
+        let body = pb::Snapshot { attempt: 0, resource_usage: Some(so_far) };
+        self.report(id, Kind::Snapshot(body)).await
+    }
+
     /// Says that a task ended well, with what it used where that is known.
     pub async fn complete_task(
         &self,

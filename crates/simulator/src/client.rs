@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use common::{
-    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
+    event::{Event, Kind, Pause, Policy, PolicyEvent, TaskEvent},
     id::{DocumentName, QueueName, TaskId, TaskKey, Tenant},
     pb,
     policy::{self, Body, Document},
@@ -206,7 +206,7 @@ pub fn document(name: DocumentName, room: Option<u32>) -> Document {
 /// The event of a pause or of its end.
 pub fn policy(queue: Option<QueueName>, begins: bool) -> Event {
     let policy = if begins {
-        Policy::Paused { queue, reason: "maintenance".into() }
+        Policy::Paused(Pause { queue, reason: "maintenance".into(), until: None })
     } else {
         Policy::Resumed { queue }
     };

@@ -362,6 +362,7 @@ impl Worker {
             worker: self.name.clone(),
             started_at: Timestamp::from_micros(since_us),
             duration: Duration::from_millis(1),
+            used: None,
         };
         attempt::conclude(&item.execution.spec.retry(), &facts, how, world.random.unit())
     }

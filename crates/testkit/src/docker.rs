@@ -22,9 +22,9 @@ use tempfile::TempDir;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const REQUEST_TIMEOUT_SECS: u64 = 30;
 /// What the image's programs are called; all of them are busybox.
-const PROGRAMS: [&str; 18] = [
-    "cat", "dd", "echo", "env", "false", "grep", "head", "id", "ls", "mount", "nc", "sh", "sleep",
-    "stat", "touch", "true", "wget", "yes",
+const PROGRAMS: [&str; 19] = [
+    "cat", "dd", "echo", "env", "false", "grep", "head", "id", "ls", "mount", "nc", "rm", "sh",
+    "sleep", "stat", "touch", "true", "wget", "yes",
 ];
 /// Everything that the engine does is undone with this process: its mounts, its networks, its
 /// processes. An engine of the machine itself is neither seen nor touched.

@@ -9,7 +9,7 @@ use futures::{
 };
 use jetmill_sdk::worker::{AttemptContext, OutputStream};
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tokio::{
@@ -23,16 +23,18 @@ use tokio::{
 };
 
 use crate::{
-    attend::{Order, Report, Started},
+    attend::{Order, Report, Said},
     capture::Tail,
+    carrier::Carrier,
     redact::Redactor,
 };
 
 /// How long the pipes may stay open after everything that was started has ended: somebody else may
 /// have been handed one.
 const PIPES_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How long the attendant may take to be gone after its report.
-const GONE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long the attendant may take to be gone after its report. A large folder takes it longer: it
+/// goes on alone. Short enough that the end of a killed command is still told in time.
+const GONE_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Longest report, in bytes.
 const REPORT_BYTES_MAX: u64 = 64 * 1024;
 
@@ -41,6 +43,8 @@ pub(crate) struct Attendant {
     process: Child,
     lines: BufReader<OwnedReadHalf>,
     orders: OwnedWriteHalf,
+    /// The attempt's own folder, which the attendant removes.
+    folder: Option<String>,
 }
 
 /// What becomes of the command's output.
@@ -78,7 +82,7 @@ impl Attendant {
         let mut line = serde_json::to_vec(order)?;
         line.push(b'\n');
         orders.write_all(&line).await?;
-        Ok(Self { process, lines: BufReader::new(lines), orders })
+        Ok(Self { process, lines: BufReader::new(lines), orders, folder: order.folder.clone() })
     }
 
     /// Carries the output on and waits for the end, which it brings about when the attempt must end.
@@ -88,23 +92,19 @@ impl Attendant {
         redactor: &Redactor,
         streams: &Streams,
     ) -> Ended {
-        let (out, err) = (Tail::new(streams.kept), Tail::new(limits::RESULT_STDERR_BYTES_MAX));
-        let mut ended = Ended { report: None, out, err };
-        let (out, err) = (self.process.stdout.take(), self.process.stderr.take());
-        let mut pipes = Box::pin(
-            future::join(
-                carry(out, streams.out, attempt, redactor.clone(), &mut ended.out),
-                carry(err, streams.err, attempt, redactor.clone(), &mut ended.err),
-            )
-            .fuse(),
-        );
+        let carrier = |stream, kept| Carrier::new(attempt, stream, redactor.clone(), kept);
+        let mut out = carrier(streams.out, streams.kept);
+        let mut err = carrier(streams.err, limits::RESULT_STDERR_BYTES_MAX);
+        let pipes = (self.process.stdout.take(), self.process.stderr.take());
+        let mut pipes =
+            Box::pin(future::join(carry(pipes.0, &mut out), carry(pipes.1, &mut err)).fuse());
         let along = async {
             (&mut pipes).await;
             future::pending::<()>().await;
         };
         // The one that ends is the report; the stopper and the pipes only go along.
         let report = tokio::select! {
-            report = report(&mut self.lines) => report,
+            report = report(&mut self.lines, attempt) => report,
             () = stop(&mut self.orders, attempt) => None,
             () = along => None,
         };
@@ -118,29 +118,40 @@ impl Attendant {
             tracing::warn!("a pipe of a command outlived the command");
         }
         drop(pipes);
-        if timeout(GONE_WAIT_MAX, self.process.wait()).await.is_err() {
-            tracing::warn!("the attendant of a command is slow to end");
+        match (timeout(GONE_WAIT_MAX, self.process.wait()).await, self.folder) {
+            (Err(_), folder) => tracing::warn!(folder, "the attendant of a command is slow to end"),
+            (Ok(Ok(status)), Some(folder)) if !status.success() => {
+                tracing::warn!(folder, "the folder of an attempt may not be removed: remove it");
+            }
+            (Ok(_), _) => {}
         }
-        ended.report = report;
-        ended
+        Ended { report, out: out.finish(), err: err.finish() }
     }
 }
 
-/// Reads until the report. An attendant that vanishes cannot end its command any more: we do.
-async fn report(lines: &mut BufReader<OwnedReadHalf>) -> Option<Report> {
+/// Reads until the report, and passes on what was used so far. An attendant that vanishes cannot end
+/// its command any more: we do.
+async fn report(lines: &mut BufReader<OwnedReadHalf>, attempt: &AttemptContext) -> Option<Report> {
     let mut started = None;
     loop {
         let mut line = String::new();
         let read = lines.take(REPORT_BYTES_MAX).read_line(&mut line).await;
-        if !matches!(read, Ok(1..)) {
-            if let Some(Started { started }) = started {
-                let _ = killpg(Pid::from_raw(started), Signal::SIGKILL);
+        let said = match read {
+            Ok(1..) => serde_json::from_str(&line).ok(),
+            Ok(0) | Err(_) => None,
+        };
+        match said {
+            Some(Said::Started(pid)) => started = Some(pid),
+            Some(Said::Used(used)) => attempt.used(used.to_pb()),
+            Some(Said::Report(report)) => return Some(*report),
+            None => {
+                if let Some(pid) = started.map(Pid::from_raw) {
+                    let _ = killpg(pid, Signal::SIGKILL);
+                    // It may have left its group.
+                    let _ = kill(pid, Signal::SIGKILL);
+                }
+                return None;
             }
-            return None;
-        }
-        match serde_json::from_str::<Started>(&line) {
-            Ok(pid) => started = Some(pid),
-            Err(_) => return serde_json::from_str(&line).ok(),
         }
     }
 }
@@ -156,31 +167,11 @@ async fn stop(orders: &mut OwnedWriteHalf, attempt: &AttemptContext) {
     future::pending::<()>().await;
 }
 
-/// Carries one stream to the attempt's output and its end to the result, without secrets.
-async fn carry(
-    pipe: Option<impl AsyncRead + Unpin>,
-    stream: Option<OutputStream>,
-    attempt: &AttemptContext,
-    mut redactor: Redactor,
-    tail: &mut Tail,
-) {
+/// Reads one pipe to its end.
+async fn carry(pipe: Option<impl AsyncRead + Unpin>, carrier: &mut Carrier<'_>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = vec![0; 16 * 1024];
-    let mut show = |shown: &[u8]| {
-        if let Some(stream) = stream {
-            attempt.log(stream, shown);
-        }
-        tail.push(shown);
-    };
-    loop {
-        let shown = match pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(count) => redactor.push(buffer.get(..count).unwrap_or_default()),
-        };
-        show(&shown);
-    }
-    let shown = redactor.finish();
-    if !shown.is_empty() {
-        show(&shown);
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        carrier.push(buffer.get(..count).unwrap_or_default());
     }
 }

@@ -8,6 +8,9 @@ use tracing::Instrument as _;
 
 use crate::{docker::Docker, http::Http, lua::Lua, nats, roles::Roles, shell::Shell};
 
+/// The words of the executors that the pool has.
+pub(crate) const WORDS: [&str; 5] = ["shell", "docker", "http", "lua", "nats"];
+
 /// Runs what the pool can run.
 pub(crate) struct Executors {
     pub(crate) bus: Bus,
@@ -37,10 +40,7 @@ impl Executor for Executors {
             match spec.executor() {
                 How::Shell(shell) => self.shell.run(&attempt, shell, role, &traceparent).await,
                 How::Nats(nats) => nats::run(&self.bus, &attempt, nats, &traceparent).await,
-                How::Http(http) => {
-                    let hosts = role.map_or(&[][..], |role| &role.hosts);
-                    self.http.run(&attempt, http, hosts, &traceparent).await
-                }
+                How::Http(http) => self.http.run(&attempt, http, role, &traceparent).await,
                 How::Lua(lua) => self.lua.run(&attempt, lua).await,
                 How::Docker(docker) => self.docker.run(&attempt, docker, role, &traceparent).await,
                 How::Worker(worker) => AttemptResult::failure(AttemptError::retryable(

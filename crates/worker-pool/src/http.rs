@@ -2,22 +2,14 @@
 //!
 //! It trusts neither the task nor the server: which hosts and addresses it reaches is the worker's
 //! configuration (`access`), redirects are followed here, one by one, under the same rules, and what
-//! a task gives for one server is not sent to another.
+//! a task gives for one server, headers and body, is not sent to another.
 
 pub(crate) mod access;
 mod answer;
 mod plan;
 mod resolve;
 
-use std::{
-    error::Error,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use common::{limits, pb, time::Clock};
@@ -25,7 +17,7 @@ use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult};
 use reqwest::{Client, Response, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use crate::{environment::Environment, redact::Redactor};
+use crate::{environment::Environment, redact::Redactor, roles::Role};
 use access::{Access, Forbidden, Host};
 use answer::Answer;
 use plan::Plan;
@@ -50,18 +42,28 @@ pub(crate) struct Http {
 type Planned = (Plan, Redactor);
 
 /// Bytes of bodies that went out and came in: what else is on the wire is not known here.
-#[derive(Default)]
-struct Traffic {
-    sent: AtomicU64,
-    received: AtomicU64,
+struct Traffic<'a> {
+    attempt: &'a AttemptContext,
+    sent: u64,
+    /// A request broke off, and nobody knows how much of its body had left.
+    is_unclear: bool,
+    received: u64,
 }
 
-impl Traffic {
+impl<'a> Traffic<'a> {
+    fn of(attempt: &'a AttemptContext) -> Self {
+        Self { attempt, sent: 0, is_unclear: false, received: 0 }
+    }
+
+    /// Of an exchange that is dropped, what was said last is what is known.
+    fn tell(&self) {
+        self.attempt.used(self.usage());
+    }
+
     fn usage(&self) -> pb::ResourceUsage {
-        let mb = |bytes: &AtomicU64| Some(bytes.load(Ordering::Relaxed) as f64 / MB);
         pb::ResourceUsage {
-            network_tx_mb: mb(&self.sent),
-            network_rx_mb: mb(&self.received),
+            network_tx_mb: (!self.is_unclear).then_some(self.sent as f64 / MB),
+            network_rx_mb: Some(self.received as f64 / MB),
             ..pb::ResourceUsage::default()
         }
     }
@@ -108,26 +110,25 @@ impl Http {
         Ok(Self { client, access, environment, clock })
     }
 
-    /// Makes the request of an attempt; `hosts` is the role's list, empty for every host.
+    /// Makes the request of an attempt.
     pub(crate) async fn run(
         &self,
         attempt: &AttemptContext,
         http: &pb::Http,
-        hosts: &[Host],
+        role: Option<&Role>,
         traceparent: &str,
     ) -> AttemptResult {
-        let plan = Plan::new(attempt.execution(), http, &self.environment, traceparent);
+        let hosts = role.map_or(&[][..], |role| &role.hosts);
+        let plan = Plan::new(attempt.execution(), http, &self.environment, role, traceparent);
         let (plan, redactor) = match plan {
             Ok(plan) => plan,
             Err(error) => return AttemptResult::failure(error),
         };
-        let traffic = Traffic::default();
+        let mut traffic = Traffic::of(attempt);
         // Dropping a request closes its connection and loses its answer, nothing else.
         let exchange = tokio::select! {
-            exchange = self.exchange(plan, http, hosts, &traffic) => exchange,
-            () = attempt.cancellation().cancelled() => {
-                return AttemptResult { usage: Some(traffic.usage()), ..AttemptResult::default() };
-            }
+            exchange = self.exchange(plan, http, hosts, &mut traffic) => exchange,
+            () = attempt.cancellation().cancelled() => return AttemptResult::default(),
         };
         let (error, result) = match exchange {
             Ok((what, answer)) => {
@@ -146,7 +147,7 @@ impl Http {
         mut plan: Plan,
         http: &pb::Http,
         hosts: &[Host],
-        traffic: &Traffic,
+        traffic: &mut Traffic<'_>,
     ) -> Result<(String, Answer), AttemptError> {
         let mut redirects = 0;
         loop {
@@ -155,11 +156,19 @@ impl Http {
             self.access.check(&plan.url).map_err(refuse)?;
             access::check_host(hosts, &plan.url, "the task's role").map_err(refuse)?;
             let body = plan.body.clone().unwrap_or_default();
-            traffic.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
+            let length = body.len() as u64;
             let request = self.client.request(plan.method.clone(), plan.url.clone());
             let request = request.headers(plan.headers());
             let request = if plan.body.is_some() { request.body(body) } else { request };
-            let response = request.send().await.map_err(|e| failure(&what, &e))?;
+            let response = match request.send().await {
+                Ok(response) => response,
+                Err(error) => {
+                    traffic.is_unclear = length > 0 && !error.is_connect();
+                    return Err(failure(&what, &error));
+                }
+            };
+            traffic.sent += length;
+            traffic.tell();
             if answer::is_ok(http, response.status()) || !plan::is_redirect(&response) {
                 return read(response, &what, traffic).await.map(|answer| (what, answer));
             }
@@ -179,12 +188,13 @@ impl Http {
 async fn read(
     mut response: Response,
     what: &str,
-    traffic: &Traffic,
+    traffic: &mut Traffic<'_>,
 ) -> Result<Answer, AttemptError> {
     let (status, headers) = (response.status(), response.headers().clone());
     let (mut body, mut cut) = (Vec::new(), false);
     while let Some(chunk) = response.chunk().await.map_err(|e| failure(what, &e))? {
-        traffic.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        traffic.received += chunk.len() as u64;
+        traffic.tell();
         let room = limits::HTTP_BODY_BYTES_MAX - body.len();
         body.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
         if chunk.len() > room {

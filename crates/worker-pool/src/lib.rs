@@ -15,6 +15,7 @@ mod admin;
 pub mod attend;
 mod attendant;
 mod capture;
+mod carrier;
 pub mod docker;
 mod environment;
 mod executors;
@@ -23,11 +24,12 @@ pub mod lua;
 mod metrics;
 mod nats;
 mod program;
+mod progress;
 mod redact;
 pub mod roles;
 mod shell;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use common::{
@@ -58,6 +60,8 @@ pub struct Config {
     pub queues: Vec<(QueueName, u32)>,
     /// Variables of its environment that commands may see.
     pub env_allow: Vec<String>,
+    /// Variables that every command gets beside these, from the process that starts the worker.
+    pub env: BTreeMap<String, String>,
     /// The folder of the secrets that tasks name as `file:NAME`.
     pub secrets_dir: Option<PathBuf>,
     /// What the roles of tasks may use.
@@ -70,6 +74,9 @@ pub struct Config {
     pub docker: Engine,
     /// How long running work may go on after the worker was told to leave.
     pub drain_timeout: Duration,
+    /// How long an attempt runs before the log hears what it has used so far, and then at least
+    /// between two times that it does.
+    pub snapshot_every: Duration,
     /// The program `jetmill`, started again as `jetmill attend` for each command.
     pub executable: PathBuf,
 }
@@ -82,12 +89,14 @@ impl Default for Config {
             name: None,
             queues: vec![(queue, slots)],
             env_allow: ENV_ALLOW.map(str::to_owned).to_vec(),
+            env: BTreeMap::new(),
             secrets_dir: None,
             roles: Roles::default(),
             limits: Bounds::default(),
             http: Access::default(),
             docker: Engine::default(),
             drain_timeout: Duration::from_secs(30),
+            snapshot_every: limits::SNAPSHOT_EVERY,
             executable: std::env::current_exe().unwrap_or_else(|_| "jetmill".into()),
         }
     }
@@ -99,11 +108,14 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let environment = Environment::new(variables, &config.env_allow, config.secrets_dir);
+    let environment = environment.with(config.env);
     let options = Options {
         name: name(config.name.as_deref(), &ctx.instance)?,
         queues: config.queues,
         handlers: Vec::new(),
+        executors: executors::WORDS.map(str::to_owned).to_vec(),
         drain_timeout: config.drain_timeout,
+        snapshot_every: config.snapshot_every,
         observe: metrics::observer(ctx.health.clone()),
     };
     let roots = http::system_roots();

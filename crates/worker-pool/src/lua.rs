@@ -10,11 +10,11 @@ mod script;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use common::{limits, pb, time::Clock};
+use common::{limits, pb, time::Clock, usage};
 use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, OutputStream};
 
 use crate::{
-    attend::{Order, Report, limits::Limits},
+    attend::{Order, Report, limits::Limits, oom::OUT_OF_MEMORY},
     attendant::{Attendant, Streams},
     redact::Redactor,
 };
@@ -62,7 +62,7 @@ impl Lua {
         };
         let said = ended.out.text();
         let outcome = said.lines().find_map(|line| serde_json::from_str::<Outcome>(line).ok());
-        let usage = report.usage();
+        let usage = usage::known(report.used.to_pb());
         match outcome {
             Some(Outcome::Result(text)) => {
                 AttemptResult { error: None, result: Some(pb::Json { text }), usage }
@@ -105,6 +105,7 @@ impl Lua {
             stdin: Some(stdin),
             limits: walls(script.memory_mb, run),
             executable,
+            measure_every: attempt.measure_every(),
             ..Order::default()
         })
     }
@@ -128,6 +129,9 @@ fn crash(report: &Report) -> AttemptError {
         return AttemptError::retryable(fault.code.clone(), message);
     }
     if let Some(fault) = &report.exceeded {
+        if fault.code == OUT_OF_MEMORY {
+            return AttemptError::retryable(OUT_OF_MEMORY, fault.message.clone());
+        }
         return AttemptError::permanent(fault.code.clone(), fault.message.clone());
     }
     match (report.exit, report.signal) {

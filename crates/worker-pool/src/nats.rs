@@ -7,6 +7,7 @@ use bus::Bus;
 use common::pb;
 use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult};
 
+const MB: f64 = 1024.0 * 1024.0;
 /// Longest wait for a reply where the task sets no limit: the bus wants one.
 const REPLY_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -28,6 +29,7 @@ pub(crate) async fn run(
     if !payload.is_empty() {
         headers.insert("Content-Type", "application/json");
     }
+    let sent = payload.len();
     let request =
         Request::new().headers(headers).payload(payload.into()).timeout(Some(REPLY_WAIT_MAX));
     // Dropping a request loses its reply and nothing else.
@@ -36,8 +38,21 @@ pub(crate) async fn run(
         () = attempt.cancellation().cancelled() => return AttemptResult::default(),
     };
     match reply {
-        Ok(reply) => read(&reply),
+        Ok(reply) => {
+            let usage = Some(traffic(sent, reply.payload.len()));
+            AttemptResult { usage, ..read(&reply) }
+        }
         Err(error) => AttemptResult::failure(failure(error.kind(), &nats.subject, &error)),
+    }
+}
+
+/// Bytes of the payloads: what else is on the wire is not known here. Without a reply nobody knows
+/// whether the request left.
+fn traffic(sent: usize, received: usize) -> pb::ResourceUsage {
+    pb::ResourceUsage {
+        network_tx_mb: Some(sent as f64 / MB),
+        network_rx_mb: Some(received as f64 / MB),
+        ..pb::ResourceUsage::default()
     }
 }
 

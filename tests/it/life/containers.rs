@@ -24,7 +24,7 @@ use testkit::{
 };
 
 use crate::{
-    rig::{Rig, value},
+    rig::{Rig, is_over, value},
     support::SOON,
 };
 
@@ -208,6 +208,11 @@ async fn from_the_command_line(yard: &Yard) -> anyhow::Result<()> {
     ensure!(said.contains("{\"a\":1}\nhi"), "{said}");
     ensure!(yard.rig.cli(&["logs", "greeting"]).await?.contains("hi"));
     ensure!(yard.rig.cli(&["get", "greeting"]).await?.contains("docker: box:1 sh -c"));
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/containers.jsonl");
+    let ran = Jetmill::cli(&yard.rig.url, &["submit", "-f", examples, "--wait"]).await?;
+    let told = format!("{}{}", ran.stdout, ran.stderr);
+    ensure!(told.contains("2 completed, 1 ended otherwise"), "{told}");
+    ensure!(told.contains("memory_limit"), "{told}");
     let unbounded =
         ["submit", "--docker", "a", "--cpus", "1", "--limits", "processes=8", "--", "x"];
     let refused = Jetmill::cli(&yard.rig.url, &unbounded).await?;
@@ -259,7 +264,8 @@ async fn ends_only_its_own(yard: &Yard, known: &[&str]) -> anyhow::Result<()> {
     says(rig, &asked, "up").await?;
     rig.cli(&["cancel", asked.as_str()]).await?;
     let ended = rig.ends(&asked, TaskState::Cancelled).await?;
-    assert_eq!(value(ended.result.as_ref())["stdout"], "up\nbye\n");
+    let result = value(ended.result.as_ref());
+    ensure!(result["stdout"] == "up\nbye\n", "{result}");
     rig.fails(&late, Cause::Timeout, "timeout").await?;
     yard.only(known).await?;
     for id in known {
@@ -294,6 +300,11 @@ async fn survives_the_worker(yard: &mut Yard, known: &[&str]) -> anyhow::Result<
     for id in known {
         ensure!(yard.lives(id).await?, "{id} was ended");
     }
+    // The attempt is given up ten seconds after the worker, and delivered again after thirty.
+    eventually("the second attempt to end", 3 * SOON, async || {
+        is_over(yard.rig.task(&id).await.ok()?.state()).then_some(())
+    })
+    .await?;
     let done = yard.rig.completes(&id).await?;
     assert_eq!(done.attempts, 2);
     yard.only(known).await?;

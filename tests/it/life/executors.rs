@@ -58,6 +58,9 @@ async fn any_program_that_answers_on_a_subject_runs_tasks() -> anyhow::Result<()
     let done = rig.completes(&served).await?;
     let expected = json!({ "input": { "cents": 5 }, "task": served.as_str(), "attempt": "1" });
     assert_eq!(value(done.result.as_ref()), expected);
+    let usage = done.resource_usage.unwrap_or_default();
+    assert!(usage.network_tx_mb > Some(0.0) && usage.network_rx_mb > usage.network_tx_mb);
+    assert_eq!((usage.cpu_seconds, usage.memory_peak_mb), (None, None), "nobody can tell");
 
     let failed = rig.fails(&nobody, Cause::Error, "no_responders").await?;
     assert_eq!(failed.tries, 2);

@@ -1,13 +1,13 @@
 //! Limits that are set while work runs, and what `why` says of them.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use jetmill_sdk::{TaskId, pb};
 use serde_json::{Value, json};
 use testkit::eventually;
 
 use super::order::Record;
 use crate::{
-    rig::{Rig, gate},
+    rig::{Rig, gate, spec},
     support::SOON,
 };
 
@@ -87,14 +87,47 @@ async fn of_a_burst_the_newest_runs_and_the_others_say_why_not() -> anyhow::Resu
     }
     let newest = ids.pop().expect("four were submitted");
     for id in &ids {
-        let task = rig.ends(id, pb::TaskState::Skipped).await?;
-        let error = task.error.map(|error| error.message).unwrap_or_default();
-        ensure!(error.is_empty() || error.contains("limit calm"), "{error}");
+        rig.ends(id, pb::TaskState::Skipped).await?;
+        let last = rig.history(id).await?.pop().and_then(|entry| entry.event?.kind);
+        let Some(pb::event::Kind::Skipped(body)) = &last else { bail!("{last:?}") };
+        ensure!(body.reason.contains("by limit calm"), "{body:?}");
     }
     rig.completes(&newest).await?;
     let seen = eventually("one of the burst to run", SOON, async || {
         Some(record.seen()).filter(|seen| !seen.is_empty())
     });
     ensure!(seen.await? == ["d"], "{:?}", record.seen());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_queue_is_said_at_the_door_until_it_has_room() -> anyhow::Result<()> {
+    let rig = Rig::start().await?;
+    rig.cli(&["limit", "set", "cap", "--queue", "shared", "--depth", "2"]).await?;
+    let named = |id: &str| {
+        let mut task = of("note", id, "acme");
+        task["task_id"] = id.into();
+        task
+    };
+    for id in ["first", "second"] {
+        rig.submit(named(id)).await?;
+    }
+    // The door hears of it a moment later; what comes in between the scheduler refuses.
+    let refused = eventually("a refusal at the door", SOON, async || {
+        rig.client.submit(spec(of("note", "more", "acme")).ok()?).await.err()
+    })
+    .await?;
+    let text = refused.to_string();
+    ensure!(text.contains("queue shared is at its depth cap of 2 (limit cap)"), "{text}");
+    ensure!(refused.code.as_str() == "exhausted" && refused.hint.contains("retry"), "{refused:?}");
+    let again = rig.client.submit(spec(named("first"))?).await?;
+    ensure!(again.existing, "what is there already needs no room: {again:?}");
+
+    let (record, gate) = (Record::default(), gate());
+    let _worker = rig.worker("shared", 2, record.handlers(&gate)).await?;
+    eventually("room", SOON, async || {
+        rig.client.submit(spec(of("note", "late", "acme")).ok()?).await.ok()
+    })
+    .await?;
     Ok(())
 }

@@ -59,7 +59,7 @@ fn urgent(queue: &str, handler: &str, title: &str, priority: u8) -> Value {
 
 async fn pause(view: &View, queue: &str) -> anyhow::Result<bool> {
     let request =
-        pb::PauseRequest { queue: queue.into(), reason: "a test".into(), actor: "tester".into() };
+        pb::PauseRequest { queue: queue.into(), reason: "a test".into(), ..Default::default() };
     Ok(view.client.pause(&request).await?.changed)
 }
 
@@ -89,6 +89,26 @@ async fn a_resumed_queue_starts_the_most_urgent_first_and_then_the_oldest() -> a
         rig.completes(id).await?;
     }
     assert_eq!(record.seen(), ["c", "f", "g", "e", "a", "d", "b"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pause_that_ends_by_itself_is_known_after_a_restart() -> anyhow::Result<()> {
+    let mut rig = Rig::start().await?;
+    let pause = ["queue", "pause", "timed", "--for", "4s", "--reason", "night"];
+    let paused = rig.cli_json(&pause).await?;
+    assert!(paused["changed"] == true && paused["until"].is_string(), "{paused}");
+    let id = rig.submit(urgent("timed", "note", "a", 5)).await?;
+    rig.first_waits_for(&id, "paused").await?;
+    let why = rig.cli(&["why", id.as_str()]).await?;
+    assert!(why.contains("queue timed is paused until"), "{why}");
+    rig.restart().await?;
+    let record = Record::default();
+    let _worker = rig.worker("timed", 1, record.handlers(&gate())).await?;
+    // Nobody resumes it.
+    rig.completes(&id).await?;
+    let queues = rig.cli(&["queue", "ls"]).await?;
+    assert!(!queues.contains("paused"), "{queues}");
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! `jetmill schedule set`: one schedule from the command line, or many from a file.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use common::{
     error::ApiError,
@@ -26,7 +29,7 @@ use crate::{
   jetmill schedule set nightly --cron '0 2 * * *' --time-zone Europe/Berlin -- ./backup
   jetmill schedule set poll --every 90s --overlap skip --handler poll
   jetmill schedule set once --at 2027-01-01T00:00:00Z --script 'echo happy new year'
-  jetmill schedule set -f schedules.json      # {\"name\": \"nightly\", \"schedule\": {\"cron\": …}}")]
+  jetmill schedule set -f examples/schedules/schedules.yaml --dry-run")]
 pub(crate) struct Args {
     /// Its name: letters, digits, `_` and `-`
     #[arg(required_unless_present = "file", conflicts_with = "file")]
@@ -34,7 +37,7 @@ pub(crate) struct Args {
     /// The command and its arguments; no shell reads them
     #[arg(last = true, value_name = "COMMAND", conflicts_with_all = submit::NO_COMMAND)]
     command: Vec<String>,
-    /// Schedules in JSON, one after the other; `-` is standard input
+    /// Schedules in YAML or JSON, many in one; `-` is standard input
     #[arg(long, short, value_name = "FILE", conflicts_with = "when")]
     file: Option<PathBuf>,
     /// Five or six fields (second first), such as '0 2 * * 1-5'; or @hourly, @daily, @weekly, @monthly, @yearly
@@ -112,7 +115,7 @@ enum CatchUp {
 /// Sets.
 pub(super) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
     let documents = if let Some(path) = &args.file {
-        read(&read_text(path).await?)?
+        read(path, read_text(path).await?)?
     } else {
         let task = submit::described(&args.task, &args.command).await?;
         vec![document(session, &args, task)?]
@@ -141,17 +144,17 @@ pub(super) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The documents of a file.
-fn read(bytes: &[u8]) -> Result<Vec<pb::Document>, ApiError> {
-    let values = serde_json::Deserializer::from_slice(bytes).into_iter::<pb::Document>();
-    let documents = values.collect::<Result<Vec<_>, _>>().map_err(|error| {
-        bad_input(format!("the file cannot be read: {error}"))
-            .hint("it has objects such as {\"name\": \"nightly\", \"schedule\": {\"cron\": \"0 2 * * *\", \"task\": {…}}}")
-    })?;
-    if documents.is_empty() {
-        return Err(bad_input("the file has no schedule"));
-    }
-    Ok(documents)
+/// The documents of a file: all of them, or everything that is wrong.
+fn read(path: &Path, bytes: Vec<u8>) -> Result<Vec<pb::Document>, ApiError> {
+    let name = path.display();
+    let text =
+        String::from_utf8(bytes).map_err(|_| bad_input(format!("{name} is not UTF-8 text")))?;
+    catalog::schedules(&text).map_err(|problems| {
+        let lines = problems.iter().map(|problem| format!("{name}:{problem}"));
+        let (count, lines) = (problems.len(), lines.collect::<Vec<_>>().join("\n  "));
+        bad_input(format!("{count} problems, nothing was set:\n  {lines}"))
+            .hint("docs/guides/schedules.md has every field")
+    })
 }
 
 fn document(
@@ -211,14 +214,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_has_one_schedule_after_the_other() {
-        let text = r#"{"name": "a", "schedule": {"cron": "@daily", "overlap": "queue"}}
-            {"name": "b",
-             "schedule": {"every": "90s", "catch_up": {"mode": "none"}}}"#;
-        let read_back = read(text.as_bytes()).expect("two schedules");
-        assert_eq!(read_back.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert!(read(b"").is_err() && read(b"[]").is_err());
-        let unknown = read(br#"{"name": "a", "schedule": {"crom": "x"}}"#).expect_err("no field");
-        assert!(unknown.message.contains("crom"), "{unknown}");
+    fn what_is_wrong_in_a_file_is_told_with_its_place() {
+        let read = |text: &str| read(Path::new("s.yaml"), text.as_bytes().to_vec());
+        let good = "name: a\nschedule: {cron: '@daily', task: {task_type: x}}\n";
+        assert_eq!(read(good).expect("a schedule").len(), 1);
+        let error = read("name: a\nschedule:\n  crom: x\n  task: {titel: x}\n").expect_err("wrong");
+        let text = error.to_string();
+        for told in ["s.yaml:3:9: schedule.crom is no field", "s.yaml:4:17: schedule.task.titel"] {
+            assert!(text.contains(told), "{told}: {text}");
+        }
     }
 }

@@ -67,7 +67,7 @@ pub(crate) struct TaskArgs {
     /// 1 to 10, 10 first
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10))]
     priority: Option<i32>,
-    /// What kind of work it is
+    /// What kind of work it is; `jetmill types run` submits by the type alone
     #[arg(long = "type", value_name = "TYPE")]
     task_type: Option<String>,
     /// Which part of the organisation it is for

@@ -1,15 +1,14 @@
 //! Task types as people and programs read them, with their tasks by state.
 
+use std::collections::{BTreeMap, HashMap};
+
 use comfy_table::Cell;
-use common::pb;
-use futures::StreamExt as _;
+use common::{limits, pb};
 use pb::document::Body;
 use serde::Serialize;
 
 use crate::{connect::Session, exit::Exit, table};
 
-/// Questions to the ledger that are under way at once.
-const QUESTIONS: usize = 16;
 /// The states whose tasks are counted.
 const STATES: [&str; 6] = ["pending", "running", "completed", "failed", "cancelled", "skipped"];
 
@@ -19,34 +18,38 @@ struct Counted {
     version: u64,
     #[serde(flatten)]
     task_type: pb::TaskType,
-    tasks: std::collections::BTreeMap<&'static str, u64>,
+    tasks: BTreeMap<&'static str, u64>,
 }
 
-async fn count(
-    session: &Session,
-    version: u64,
-    task_type: pb::TaskType,
-) -> anyhow::Result<Counted> {
-    let mut tasks = std::collections::BTreeMap::new();
-    for state in STATES {
-        let (tenant, name) = (session.tenant.as_str(), &task_type.name);
-        let filter =
-            format!("tenant = \"{tenant}\" AND task_type = \"{name}\" AND state = {state}");
-        let request =
-            pb::ListRequest { filter, page_size: 1, count: true, ..pb::ListRequest::default() };
-        tasks.insert(state, session.client.list(&request).await?.total.unwrap_or_default());
+/// The types with the numbers of their tasks: one question for a thousand types.
+async fn count(session: &Session, types: Vec<(u64, pb::TaskType)>) -> anyhow::Result<Vec<Counted>> {
+    let filter = format!("tenant = \"{}\"", session.tenant);
+    let mut counted = Vec::with_capacity(types.len());
+    for some in types.chunks(limits::COUNTED_TYPES_MAX) {
+        let request = pb::CountTypesRequest {
+            task_types: some.iter().map(|(_, task_type)| task_type.name.clone()).collect(),
+            filter: filter.clone(),
+            min_sequence: 0,
+        };
+        let counts = session.client.count_types(&request).await?.counts;
+        let counts = counts.into_iter().map(|of| (of.task_type, of.by_state));
+        let mut counts = counts.collect::<HashMap<_, _>>();
+        counted.extend(some.iter().map(|(version, task_type)| {
+            let of = counts.remove(&task_type.name).unwrap_or_default();
+            let tasks = STATES.map(|state| (state, of.get(state).copied().unwrap_or_default()));
+            Counted { version: *version, task_type: task_type.clone(), tasks: tasks.into() }
+        }));
     }
-    Ok(Counted { version, task_type, tasks })
+    Ok(counted)
 }
 
 /// Lists types.
 pub(super) async fn list(session: &Session, documents: Vec<pb::Document>) -> anyhow::Result<Exit> {
     let types = documents.into_iter().filter_map(|document| match document.body {
-        Some(Body::TaskType(task_type)) => Some(count(session, document.version, task_type)),
+        Some(Body::TaskType(task_type)) => Some((document.version, task_type)),
         _ => None,
     });
-    let types = futures::stream::iter(types).buffered(QUESTIONS).collect::<Vec<_>>().await;
-    let types = types.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let types = count(session, types.collect()).await?;
     session.ui.answer(&serde_json::json!({ "types": types }), |_| {
         if types.is_empty() {
             return "no task types; apply some with `jetmill types apply -f FILE`".into();
@@ -88,7 +91,7 @@ pub(super) async fn one(
     session: &Session,
     (version, task_type): (u64, pb::TaskType),
 ) -> anyhow::Result<Exit> {
-    let counted = count(session, version, task_type).await?;
+    let counted = count(session, vec![(version, task_type)]).await?.into_iter().next();
     session
         .ui
         .answer(&counted, |counted| serde_json::to_string_pretty(counted).unwrap_or_default())?;

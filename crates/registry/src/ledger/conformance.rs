@@ -334,6 +334,32 @@ async fn everything_is_counted() {
 }
 
 #[tokio::test]
+async fn the_tasks_of_types_are_counted_by_state() {
+    on_both(async |ledger, url| {
+        let of = |id: &str, task_type: &str| {
+            created(pb::TaskSpec { task_type: task_type.into(), ..shell(id) })
+        };
+        let created = [of("a", "x"), of("b", "x"), of("c", "y"), of("d", "z"), of("e", "x")];
+        let created = (1..).zip(created).map(|(n, event)| message(n, event)).collect::<Vec<_>>();
+        apply(&*ledger, &created).await.expect("recorded");
+        apply(&*ledger, &[message(6, complete("a", 1))]).await.expect("recorded");
+        let types = ["x", "y", "w", "it's"].map(str::to_owned);
+        let counted = async |filter: &str| {
+            let filter = filter::parse(filter, NOW).expect("a filter");
+            let counts = ledger.count_types(&types, filter.as_ref()).await.expect("counts");
+            let mut counts = counts.into_iter().collect::<Vec<_>>();
+            counts.sort();
+            let text = counts.into_iter().map(|(kind, state, n)| format!("{kind} {state} {n}"));
+            text.collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(counted("").await, "x completed 1, x pending 2, y pending 1", "{url}");
+        assert_eq!(counted("task_id = e OR task_id = c").await, "x pending 1, y pending 1");
+        assert_eq!(counted("tenant = nobody").await, "");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_stub_is_described_in_place() {
     on_both(async |ledger, _| {
         let report = event("s", Kind::Started(pb::Started::default()));

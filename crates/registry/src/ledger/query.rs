@@ -39,6 +39,20 @@ pub(super) fn push_where<DB>(
     }
 }
 
+/// Adds `AND task_type IN (…) GROUP BY …`, for the tasks of these types by type and state.
+pub(super) fn push_types<DB>(query: &mut QueryBuilder<DB>, types: &[String])
+where
+    DB: Database,
+    String: for<'q> Encode<'q, DB> + Type<DB>,
+{
+    query.push(" AND task_type IN (");
+    let mut list = query.separated(", ");
+    for name in types {
+        list.push_bind(name.clone());
+    }
+    query.push(") GROUP BY task_type, state");
+}
+
 fn push<DB>(query: &mut QueryBuilder<DB>, dialect: Dialect, filter: &Filter)
 where
     DB: Database,

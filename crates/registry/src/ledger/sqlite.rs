@@ -21,7 +21,7 @@ use super::{
     columns::{CursorColumns, EventColumns, TaskColumns, selected},
     failed,
     lite_writer::Writer,
-    query::{Dialect, push_where},
+    query::{Dialect, push_types, push_where},
 };
 use crate::row::{Entry, Place, Row};
 
@@ -178,6 +178,21 @@ impl Ledger for Sqlite {
                 .await
                 .map_err(failed("count tasks"))?;
             Ok(count as u64)
+        })
+    }
+
+    fn count_types<'a>(
+        &'a self,
+        types: &'a [String],
+        filter: Option<&'a Filter>,
+    ) -> Later<'a, Vec<(String, String, u64)>> {
+        Box::pin(async move {
+            let mut query = QueryBuilder::new("SELECT task_type, state, count(*) FROM tasks");
+            push_where(&mut query, DIALECT, filter, None);
+            push_types(&mut query, types);
+            let counted = query.build_query_as::<(String, String, i64)>();
+            let rows = counted.fetch_all(&self.readers).await.map_err(failed("count types"))?;
+            Ok(rows.into_iter().map(|(kind, state, count)| (kind, state, count as u64)).collect())
         })
     }
 

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{fixtures::*, row::Verification, view};
 
+mod so_far;
+
 /// Folds events, one a message and a second apart, and returns the rows and everything else.
 fn fold(events: Vec<TaskEvent>) -> Folded {
     let messages: Vec<_> = (1..).zip(events).map(|(n, e)| message(n, e)).collect();

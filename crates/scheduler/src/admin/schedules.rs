@@ -9,18 +9,17 @@ use common::{
     policy::{
         Body, Document, Kind,
         schedule::{Schedule, before},
+        task_type,
     },
     time::Timestamp,
 };
 use prost::Message as _;
-use tokio::sync::oneshot;
 
-use super::{Command, Door};
-use crate::{
-    lead::Lead,
-    plan::Planner,
-    schedule::{Known, pattern},
+use super::{
+    Command, Door, Reply,
+    pauses::{check_reason, end},
 };
+use crate::{lead::Lead, plan::Planner, schedule::pattern};
 
 /// Ticks of each schedule in a list, at most.
 const NEXT_IN_LIST_MAX: usize = 100;
@@ -29,8 +28,6 @@ const NEXT_MAX: u32 = 1_000;
 const NEXT: u32 = 10;
 /// How often a change of policy is tried that meets another one.
 const CHANGE_TRIES: usize = 5;
-
-type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 
 pub(super) fn endpoints(endpoints: Endpoints, door: &Arc<Door>) -> Endpoints {
     let (first, second, third, fourth) = (door.clone(), door.clone(), door.clone(), door.clone());
@@ -79,7 +76,8 @@ impl Door {
         let after = request.after.map_or(now, Timestamp::from);
         Ok(pb::NextFiresResponse {
             fires: fires(&schedule, &request.name, after, count as usize),
-            paused: schedule.paused,
+            paused: schedule.is_paused() || self.rests(&schedule).await?,
+            paused_until: schedule.paused_until().filter(|end| *end > now).map(Into::into),
         })
     }
 
@@ -105,9 +103,12 @@ impl Door {
         if request.pattern.is_empty() {
             return Err(ApiError::invalid_field("pattern", "must not be empty: `*` is all"));
         }
-        if request.reason.len() > limits::TEXT_BYTES_MAX {
-            return Err(ApiError::invalid_field("reason", "is too long"));
+        check_reason(&request.reason)?;
+        let until = end(request.until, request.duration, self.ctx.clock.now())?;
+        if until.is_some() && !request.paused {
+            return Err(ApiError::invalid_field("until", "is for a pause"));
         }
+        let request = pb::PauseSchedulesRequest { until: until.map(Into::into), ..request };
         self.change_policies(|reply| Command::PauseSchedules { request: request.clone(), reply })
             .await
     }
@@ -132,16 +133,36 @@ impl Door {
 
     /// The schedule of this name.
     async fn schedule(&self, name: &str) -> Result<Schedule, ApiError> {
-        let request =
-            pb::PoliciesRequest { kind: pb::DocumentKind::Schedule.into(), name: name.to_owned() };
-        let found =
-            if name.is_empty() { Vec::new() } else { self.policies(request).await?.documents };
-        match found.into_iter().next().and_then(|document| document.body) {
+        match self.document(pb::DocumentKind::Schedule, name).await? {
             Some(pb::document::Body::Schedule(body)) => {
                 Schedule::parse(&body).map_err(ApiError::invalid)
             }
             _ => Err(no_schedule(name)),
         }
+    }
+
+    /// Whether it has no runs since their type is disabled.
+    async fn rests(&self, schedule: &Schedule) -> Result<bool, ApiError> {
+        let Some(name) = schedule.type_of_runs() else { return Ok(false) };
+        let of = self.document(pb::DocumentKind::TaskType, name).await?;
+        Ok(matches!(of, Some(pb::document::Body::TaskType(of)) if of.enabled == Some(false)))
+    }
+
+    async fn document(
+        &self,
+        kind: pb::DocumentKind,
+        name: &str,
+    ) -> Result<Option<pb::document::Body>, ApiError> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let request = pb::PoliciesRequest {
+            kind: kind.into(),
+            name: name.to_owned(),
+            page_token: String::new(),
+        };
+        let found = self.policies(request).await?.documents.into_iter().next();
+        Ok(found.and_then(|document| document.body))
     }
 }
 
@@ -171,9 +192,8 @@ impl Lead {
                 response.next_page_token = last.unwrap_or_default();
                 break;
             }
-            let known = self.planner.schedules().get(document.name.as_str());
             let count = (request.next as usize).min(NEXT_IN_LIST_MAX);
-            let one = state(document, known, now, count);
+            let one = state(&self.planner, document, now, count);
             bytes += one.encoded_len();
             response.schedules.push(one);
         }
@@ -183,23 +203,28 @@ impl Lead {
     pub(super) async fn pause_schedules(
         &mut self,
         request: pb::PauseSchedulesRequest,
-    ) -> Result<pb::ApplyPoliciesResponse, ApiError> {
+        reply: Reply<pb::ApplyPoliciesResponse>,
+    ) {
         let matching = documents(&self.planner, &request.pattern).cloned().collect::<Vec<_>>();
         if matching.is_empty() {
-            return Err(no_schedule(&request.pattern));
+            let _ = reply.send(Err(no_schedule(&request.pattern)));
+            return;
         }
+        let planner = &self.planner;
         let change = |mut document: Document| {
+            // One that rests with its type is woken by that alone.
             if let Body::Schedule(body) = &mut document.body
-                && body.paused != request.paused
+                && (request.paused || !rests_with_its_type(planner, body, document.name.as_str()))
+                && (body.paused, body.paused_until) != (request.paused, request.until)
             {
-                body.paused = request.paused;
+                (body.paused, body.paused_until) = (request.paused, request.until);
                 let reason = if request.paused { request.reason.as_str() } else { "" };
                 reason.clone_into(&mut body.pause_reason);
             }
             document
         };
         let changed = matching.into_iter().map(change).collect();
-        self.apply_policies(changed, &request.actor, request.dry_run).await
+        self.apply_policies(changed, &request.actor, request.dry_run, reply).await;
     }
 }
 
@@ -209,18 +234,34 @@ fn documents<'a>(planner: &'a Planner, names: &'a str) -> impl Iterator<Item = &
     all.filter(move |document| pattern::fits(names, document.name.as_str()))
 }
 
+/// Whether it is paused since the type is disabled that brought it: it goes on when that is enabled.
+fn rests_with_its_type(planner: &Planner, body: &pb::Schedule, name: &str) -> bool {
+    body.pause_reason == task_type::DISABLED
+        && task_type::is_own(body, name)
+        && Schedule::parse(body).is_ok_and(|schedule| planner.schedules().rests(&schedule))
+}
+
 fn state(
+    planner: &Planner,
     document: &Document,
-    known: Option<&Known>,
     now: Timestamp,
     count: usize,
 ) -> pb::ScheduleState {
+    let name = document.name.as_str();
+    let known = planner.schedules().get(name);
+    let schedule = known.and_then(|known| known.schedule.as_ref());
+    let rests = schedule.is_some_and(|schedule| planner.schedules().rests(schedule));
     let body = match &document.body {
+        // Nobody paused it, but it has no runs as if somebody had.
+        Body::Schedule(body) if rests && !body.paused => Some(pb::Schedule {
+            paused: true,
+            pause_reason: task_type::DISABLED.into(),
+            ..(**body).clone()
+        }),
         Body::Schedule(body) => Some(body.as_ref().clone()),
         Body::Limit(_) | Body::TaskType(_) | Body::Removed(_) => None,
     };
-    let name = document.name.as_str();
-    let schedule = known.and_then(|known| known.schedule.as_ref()).filter(|s| !s.paused);
+    let schedule = schedule.filter(|schedule| !rests && !schedule.is_paused());
     let next = schedule.map(|schedule| fires(schedule, name, now, count)).unwrap_or_default();
     pb::ScheduleState {
         name: name.to_owned(),

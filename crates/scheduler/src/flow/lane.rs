@@ -89,6 +89,7 @@ impl Lane {
     /// Puts a task back to where it was taken from.
     pub(super) fn push_front(&mut self, priority: u8, mut item: Item) {
         let queue = self.queue(priority);
+        // It keeps its age; the next one of its lane may have been ready for as long.
         item.since = queue.front().map_or(item.since, |first| item.since.min(first.since - 1));
         queue.push_front(item);
     }
@@ -165,7 +166,8 @@ fn steps(item: Item, now: i64, ageing: i64) -> i64 {
     now.saturating_sub(item.since).max(0) / ageing.max(1)
 }
 
-fn class(priority: u8, item: Item, now: i64, ageing: Option<i64>) -> u8 {
+/// The priority that a task has by its age.
+pub(super) fn class(priority: u8, item: Item, now: i64, ageing: Option<i64>) -> u8 {
     let older = ageing.map_or(0, |ageing| steps(item, now, ageing));
     u8::try_from(older).map_or(TOP, |older| priority.saturating_add(older).min(TOP))
 }

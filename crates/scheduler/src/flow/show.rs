@@ -6,6 +6,7 @@ use super::{
     Flow, UNKNOWN,
     arrivals::Arrivals,
     bucket::{Hold, interval},
+    lane::class,
 };
 
 /// A limit that holds a task.
@@ -47,6 +48,24 @@ impl Flow {
             })
         };
         lane.buckets.iter().filter_map(held).collect()
+    }
+
+    /// The priority that a ready task of a lane has by its age.
+    pub fn counts_as(&self, lane: u32, ticket: crate::plan::Ticket, now: i64) -> Option<u8> {
+        let mut items = self.lanes.get(lane as usize)?.items();
+        let (priority, item) = items.find(|(_, item)| item.ticket == ticket)?;
+        Some(class(priority, item, now, self.ageing)).filter(|class| *class > priority)
+    }
+
+    /// The limit of the queue as a whole by which no more may wait, with its depth.
+    pub fn full(&self) -> Option<(&str, u64)> {
+        let full = self.gates.iter().filter_map(|gate| {
+            let bucket = self.buckets.get(*gate as usize)?;
+            let named = self.limits.get(bucket.limit)?;
+            let depth = named.limit.depth?;
+            (bucket.ready + bucket.waiting >= depth).then_some((named.name.as_ref(), depth))
+        });
+        full.min_by_key(|(_, depth)| *depth)
     }
 
     /// The rate of a lane that lets the fewest start, and when its next start is due.

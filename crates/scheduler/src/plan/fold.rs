@@ -39,7 +39,7 @@ impl Planner {
                 self.policy(sequence, &event.policy);
                 let pauses = matches!(
                     event.policy,
-                    Policy::Paused { .. } | Policy::Resumed { .. } | Policy::Trimmed(_)
+                    Policy::Paused(_) | Policy::Resumed { .. } | Policy::Trimmed(_)
                 );
                 Folded { policy: pauses, ..Folded::default() }
             }
@@ -280,8 +280,6 @@ impl Planner {
 
     /// A request to end a task that is out is asked for again until nobody holds it.
     pub(super) fn cancel_requested(&mut self, ticket: Ticket) {
-        let rare = self.rare.entry(ticket.slot).or_default();
-        rare.cancel_asked = true;
         let check = self.clock.after(common::limits::HEARTBEAT_EVERY * 2);
         self.alarm(check, ticket, Alarm::Cancel);
         // Who follows does not know that it was out: nobody gives it out again.
@@ -331,7 +329,7 @@ impl Planner {
         self.graph.forget(ticket);
         self.holders.remove(&ticket.slot);
         self.rare.remove(&ticket.slot);
-        self.types.forget(ticket.slot);
+        self.types.forget(ticket.slot, entry.key);
         let Entry { key, sequence, index, .. } = entry;
         let phase = entry.state.phase;
         let created = self.carried.remove(&ticket.slot).map_or((sequence, index), |c| c.created);

@@ -19,6 +19,17 @@ use super::executor::{AttemptError, AttemptResult};
 /// Attempts that end sooner have no `task.started` of their own: it rides in the ending event.
 pub const STARTED_AFTER: Duration = Duration::from_millis(20);
 
+/// An attempt that runs for long says less often how far it is: a hundredth of its age later, so
+/// that the log and the ledger have a bounded number of these, however long it runs.
+pub fn progress_pause(age: Duration) -> Duration {
+    (age / 100).clamp(limits::PROGRESS_EVERY, limits::PROGRESS_EVERY_MAX)
+}
+
+/// The same for what it has used so far: a tenth of its age later, and at least `every`.
+pub fn snapshot_pause(age: Duration, every: Duration) -> Duration {
+    (age / 10).min(limits::SNAPSHOT_EVERY_MAX).max(every)
+}
+
 /// A limit that an attempt reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -67,6 +78,8 @@ pub struct Facts {
     pub started_at: Timestamp,
     /// How long it took.
     pub duration: Duration,
+    /// What it had used when that was last said, where its end does not say it.
+    pub used: Option<pb::ResourceUsage>,
 }
 
 /// The fact that ends an attempt; `None` when there is nothing to say. `random` is in `0..1`.
@@ -127,7 +140,7 @@ fn completed(facts: &Facts, left: AttemptResult) -> Kind {
     Kind::Completed(Box::new(pb::Completed {
         attempt: facts.attempt,
         result: left.result,
-        resource_usage: left.usage,
+        resource_usage: left.usage.or(facts.used),
         duration: Some(facts.duration.into()),
         started_at: Some(facts.started_at.into()),
         worker: facts.worker.clone(),
@@ -140,7 +153,7 @@ fn cancelled(facts: &Facts, reason: String, left: AttemptResult) -> Kind {
         attempt: facts.attempt,
         reason,
         result: left.result,
-        resource_usage: left.usage,
+        resource_usage: left.usage.or(facts.used),
         duration: Some(facts.duration.into()),
         started_at: Some(facts.started_at.into()),
         worker: facts.worker.clone(),
@@ -208,7 +221,7 @@ fn retrying(
         cause: cause.to_pb() as i32,
         error: Some(error.to_pb()),
         delay: Some(delay.into()),
-        resource_usage: left.usage,
+        resource_usage: left.usage.or(facts.used),
         duration: Some(facts.duration.into()),
         started_at: Some(facts.started_at.into()),
         worker: facts.worker.clone(),
@@ -221,7 +234,7 @@ fn failed(facts: &Facts, cause: Cause, error: &AttemptError, left: AttemptResult
         cause: cause.to_pb() as i32,
         error: Some(error.to_pb()),
         result: left.result,
-        resource_usage: left.usage,
+        resource_usage: left.usage.or(facts.used),
         duration: Some(facts.duration.into()),
         started_at: Some(facts.started_at.into()),
         worker: facts.worker.clone(),

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use bus::Bus;
 use common::{
     id::{QueueName, WorkerName},
+    limits,
     task::HANDLER_QUEUE,
     time::Clock,
 };
@@ -57,7 +58,9 @@ impl Worker {
             name: WorkerName::parse(&name).expect("invariant: letters, digits and a dash"),
             queues: Vec::new(),
             handlers: Vec::new(),
+            executors: Vec::new(),
             drain_timeout: Duration::from_secs(30),
+            snapshot_every: limits::SNAPSHOT_EVERY,
             observe: Arc::new(|_| {}),
         };
         let worker =
@@ -108,6 +111,14 @@ impl WorkerBuilder {
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.worker.options.drain_timeout = timeout;
+        self
+    }
+
+    /// How long an attempt runs before the log hears what it has used so far, and then at least
+    /// between two times that it does; 10 s without.
+    #[must_use]
+    pub fn snapshot_every(mut self, least: Duration) -> Self {
+        self.worker.options.snapshot_every = least;
         self
     }
 

@@ -1,8 +1,11 @@
 //! What a running attempt sees of its worker: its order, its cancellation, and where to report.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use common::pb;
+use common::{limits, pb, progress, usage};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +26,12 @@ pub struct AttemptContext {
 #[derive(Debug)]
 pub(super) struct Signs {
     heard: Mutex<Instant>,
-    progress: Mutex<Option<pb::Progress>>,
+    /// All that was said so far; there is always a number of the attempt.
+    progress: Mutex<pb::Progress>,
     pub(super) progressed: Notify,
+    used: Mutex<pb::ResourceUsage>,
+    pub(super) measured: Notify,
+    measure_every: Duration,
     output: Mutex<Output>,
     pub(super) wrote: Notify,
     pub(super) full: Notify,
@@ -35,11 +42,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Signs {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(attempt: u32, measure_every: Duration) -> Self {
         Self {
             heard: Mutex::new(Instant::now()),
-            progress: Mutex::default(),
+            progress: Mutex::new(pb::Progress { attempt, ..pb::Progress::default() }),
             progressed: Notify::new(),
+            used: Mutex::default(),
+            measured: Notify::new(),
+            measure_every,
             output: Mutex::default(),
             wrote: Notify::new(),
             full: Notify::new(),
@@ -55,9 +65,18 @@ impl Signs {
         *lock(&self.heard)
     }
 
-    /// The newest progress that was not taken yet.
-    pub(super) fn take_progress(&self) -> Option<pb::Progress> {
-        lock(&self.progress).take()
+    /// How far the attempt is.
+    pub(super) fn progress(&self) -> pb::Progress {
+        lock(&self.progress).clone()
+    }
+
+    pub(super) fn measure_every(&self) -> Duration {
+        self.measure_every
+    }
+
+    /// What the attempt has used so far, as far as somebody measured it.
+    pub(super) fn used(&self) -> Option<pb::ResourceUsage> {
+        usage::known(*lock(&self.used))
     }
 
     pub(super) fn take_output(&self, end: bool) -> Vec<super::output::Chunk> {
@@ -76,7 +95,8 @@ impl AttemptContext {
 
     /// A context without an engine, for tests of executors: what it is told is kept and goes nowhere.
     pub fn detached(execution: Execution, cancelled: CancellationToken) -> Self {
-        Self::new(Arc::new(execution), cancelled, Arc::new(Signs::new()))
+        let signs = Signs::new(execution.attempt, limits::SNAPSHOT_EVERY);
+        Self::new(Arc::new(execution), cancelled, Arc::new(signs))
     }
 
     /// What is to be run.
@@ -90,16 +110,32 @@ impl AttemptContext {
         &self.cancelled
     }
 
-    /// Says how far the attempt is; a sign of life. Only the newest is published, twice a second.
-    pub fn progress(&self, fraction: Option<f64>, message: &str) {
+    /// Says how far the attempt is; a sign of life. What is not named stays as it was, and a few
+    /// times a second at most the newest of everything is published.
+    pub fn progress(&self, newer: &pb::Progress) {
         self.signs.alive();
-        *lock(&self.signs.progress) = Some(pb::Progress {
-            attempt: self.execution.attempt,
-            fraction: fraction.filter(|f| f.is_finite()).map(|f| f.clamp(0.0, 1.0)),
-            message: message.chars().take(512).collect(),
-            counters: None,
-        });
+        progress::add(&mut lock(&self.signs.progress), newer);
         self.signs.progressed.notify_one();
+    }
+
+    /// Says what the attempt has used so far; what is unset is unknown. An executor that can tell
+    /// says it every [`Self::measure_every`] or more often: some of it is published while the attempt
+    /// runs, and the last of it when it ends and the end does not say more.
+    pub fn used(&self, so_far: pb::ResourceUsage) {
+        let mut used = lock(&self.signs.used);
+        *used = usage::raise(*used, so_far);
+        drop(used);
+        self.signs.measured.notify_one();
+    }
+
+    /// What was said to have been used so far, for tests of executors.
+    pub fn used_so_far(&self) -> Option<pb::ResourceUsage> {
+        self.signs.used()
+    }
+
+    /// How often an executor should say what its attempt has used so far.
+    pub fn measure_every(&self) -> Duration {
+        self.signs.measure_every
     }
 
     /// Says that the attempt lives, and nothing else.

@@ -35,8 +35,13 @@ pub struct Options {
     pub queues: Vec<(QueueName, u32)>,
     /// The handlers it has, for people to see.
     pub handlers: Vec<String>,
+    /// The executors it has besides, for people to see.
+    pub executors: Vec<String>,
     /// How long running work may go on after the worker was told to leave.
     pub drain_timeout: Duration,
+    /// How long an attempt runs before it says what it has used so far, and then at least between
+    /// two times that it does.
+    pub snapshot_every: Duration,
     /// Hears what a metric may want to count.
     pub observe: Observe,
 }
@@ -97,6 +102,7 @@ impl<E> Engine<E> {
             started_at: Some(self.started_at.into()),
             encoding: "protobuf".into(),
             handlers: self.options.handlers.clone(),
+            executors: self.options.executors.clone(),
         }
     }
 

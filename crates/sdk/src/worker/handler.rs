@@ -115,7 +115,26 @@ impl HandlerContext {
 
     /// Says how far the handler is, from 0 to 1; a sign of life.
     pub fn progress(&self, fraction: f64, message: &str) {
-        self.attempt.progress(Some(fraction), message);
+        self.attempt.progress(&pb::Progress {
+            fraction: Some(fraction),
+            message: message.to_owned(),
+            ..pb::Progress::default()
+        });
+    }
+
+    /// Says how far the handler is in numbers, such as rows and errors; a sign of life. A counter
+    /// that is not named stays as it was.
+    pub fn counters<'a>(&self, counters: impl IntoIterator<Item = (&'a str, f64)>) {
+        let counters = counters.into_iter().map(|(name, n)| (name.to_owned(), Value::from(n)));
+        let counters = Some(pb::Json::from_value(&Value::Object(counters.collect())));
+        self.attempt.progress(&pb::Progress { counters, ..pb::Progress::default() });
+    }
+
+    /// Says what the handler has used so far, where it knows; a sign of life. A program cannot tell
+    /// by itself which of its handlers used what, so that nothing is known that is not said here.
+    pub fn used(&self, so_far: pb::ResourceUsage) {
+        self.attempt.alive();
+        self.attempt.used(so_far);
     }
 
     /// Says that the handler lives, for tasks with a heartbeat timeout.

@@ -12,7 +12,7 @@ use common::{
     event::{Event, Kind, TaskEvent},
     id::{QueueName, TaskId, Tenant, WorkerName},
     lifecycle::Cause,
-    pb, subject,
+    limits, pb, subject,
 };
 use futures::StreamExt as _;
 use prost::Message as _;
@@ -45,6 +45,23 @@ async fn slow(ctx: HandlerContext) -> Result<Value, HandlerError> {
     Ok(json!("stopped"))
 }
 
+fn one_second() -> pb::ResourceUsage {
+    pb::ResourceUsage { cpu_seconds: Some(1.0), ..pb::ResourceUsage::default() }
+}
+
+/// Says how far it is again and again, and always that it has used nothing more.
+async fn measures(ctx: HandlerContext) -> Result<Value, HandlerError> {
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let mut rows = 0.0;
+    while !ctx.cancellation().is_cancelled() {
+        ticks.tick().await;
+        rows += 1.0;
+        ctx.counters([("rows", rows)]);
+        ctx.used(if rows < 2.0 { one_second() } else { pb::ResourceUsage::default() });
+    }
+    Ok(json!("stopped"))
+}
+
 impl Bench {
     async fn new() -> Self {
         let server = NatsServer::start().expect("nats-server");
@@ -63,6 +80,8 @@ impl Bench {
             .drain_timeout(Duration::from_millis(50))
             .handler("double", |ctx: HandlerContext| async move { Ok(2 * ctx.input::<i64>()?) })
             .handler("slow", slow)
+            .handler("measures", measures)
+            .snapshot_every(limits::SNAPSHOT_EVERY_MIN)
             .handler("refuses", |_| async {
                 Err::<Value, _>(HandlerError::permanent("no_stock", "there is none"))
             })
@@ -115,6 +134,15 @@ impl Bench {
                 }
             }
         }
+    }
+
+    /// Asks for the end of the first attempt of a task.
+    async fn stop(&self, id: &str) {
+        let stop = json!({
+            "attempts": [{ "tenant": "default", "task_id": id, "attempt": 1 }],
+            "reason": "by hand",
+        });
+        self.bus.client().publish(subject::STOP, stop.to_string().into()).await.expect("sent");
     }
 
     async fn left(mut self) {
@@ -208,11 +236,7 @@ async fn running_work_is_listed_stopped_by_name_and_handed_back() {
         let progress = bench.next(|kind| matches!(kind, Kind::Progress(_))).await;
         assert_eq!(progress.id.as_str(), id);
     }
-    let stop = json!({
-        "attempts": [{ "tenant": "default", "task_id": "cancelled", "attempt": 1 }],
-        "reason": "by hand",
-    });
-    bench.bus.client().publish(subject::STOP, stop.to_string().into()).await.expect("sent");
+    bench.stop("cancelled").await;
     assert_eq!(bench.endings(1).await, ["cancelled cancelled 1 by hand \"stopped\""]);
 
     let ask = json!({ "worker": "w1", "actor": "test" }).to_string();
@@ -247,6 +271,34 @@ async fn an_attempt_waits_for_its_large_input_while_the_store_is_away() {
     let store = jetstream.get_object_store(subject::OBJECTS).await.expect("the store");
     store.put("large", &mut "21".as_bytes()).await.expect("stored");
     assert_eq!(bench.endings(1).await, ["waits completed 1 42"]);
+    bench.shutdown.cancel();
+    bench.left().await;
+}
+
+#[tokio::test]
+async fn a_running_attempt_says_what_it_has_used_so_far_and_says_it_once() {
+    let mut bench = Bench::new().await;
+    bench.start();
+    bench.release(vec![item("m", "measures", &Value::Null)]).await;
+    let (mut far, mut snapshots) = (Vec::new(), Vec::new());
+    while far.len() < 3 {
+        let event = bench.next(|kind| !matches!(kind, Kind::Started(_))).await;
+        if let Kind::Progress(body) = event.kind {
+            far.push(body.counters.expect("counters").to_value());
+        } else if let Kind::Snapshot(body) = event.kind {
+            snapshots.push((body.attempt, body.resource_usage));
+        }
+    }
+    // A second has passed, ten times the pause between two snapshots.
+    assert_eq!(snapshots, [(1, Some(one_second()))]);
+    assert!(
+        far.windows(2).all(|pair| pair[0]["rows"].as_f64() < pair[1]["rows"].as_f64()),
+        "{far:?}"
+    );
+    bench.stop("m").await;
+    let end = bench.next(|kind| !matches!(kind, Kind::Started(_) | Kind::Progress(_))).await;
+    let Kind::Cancelled(end) = end.kind else { panic!("{:?} was said", end.kind) };
+    assert_eq!(end.resource_usage, Some(one_second()), "its end does not say it");
     bench.shutdown.cancel();
     bench.left().await;
 }

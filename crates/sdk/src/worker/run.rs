@@ -24,8 +24,6 @@ use super::{
 
 /// Output waits this long for more of it.
 const OUTPUT_EVERY: Duration = Duration::from_millis(100);
-/// Time between two progress events of an attempt.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// How long the end of an attempt waits for its last output to leave.
 const OUTPUT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// What an executor has on top of the grace for killing what did not end in it.
@@ -41,12 +39,14 @@ pub(super) async fn run<E: Executor>(
 ) -> Option<Kind> {
     let (started_at, begun) = (engine.clock.now(), Instant::now());
     let bounds = Bounds::new(execution, started_at, begun);
+    let every = engine.options.snapshot_every.max(limits::SNAPSHOT_EVERY_MIN);
+    let signs = Arc::new(Signs::new(execution.attempt, every));
     let (how, took) = match (stop.why(), bounds.total) {
         (Some(why), _) => (How::Stopped(why, AttemptResult::default()), None),
         (None, Some((end, whole))) if end <= begun => {
             (How::TimedOut(Limit::Total(whole), AttemptResult::default()), None)
         }
-        _ => watched(engine, execution, stop, &bounds, begun_stored).await,
+        _ => watched(engine, execution, stop, &bounds, (&signs, begun_stored)).await,
     };
     let facts = Facts {
         attempt: execution.attempt,
@@ -54,6 +54,7 @@ pub(super) async fn run<E: Executor>(
         worker: engine.options.name.to_string(),
         started_at,
         duration: took.unwrap_or_else(|| begun.elapsed()),
+        used: signs.used(),
     };
     let retry = execution.spec.retry();
     let mut ending = attempt::conclude(&retry, &facts, how, rand::random())?;
@@ -71,9 +72,8 @@ async fn watched<E: Executor>(
     execution: &Arc<Execution>,
     stop: &StopFlag,
     bounds: &Bounds,
-    begun_stored: &Notify,
+    (signs, begun_stored): (&Arc<Signs>, &Notify),
 ) -> (How, Option<Duration>) {
-    let signs = Arc::new(Signs::new());
     // For log lines; the spans of traces are the executors' own (see runtime::telemetry).
     let span = tracing::info_span!(
         target: "jetmill::supervisor", "attempt",
@@ -97,12 +97,12 @@ async fn watched<E: Executor>(
     };
     work.spawn(run.instrument(span));
     let carriers = future::join(
-        report_life(engine, execution, &signs, begun_stored),
-        send_output(engine, execution, &signs),
+        report_life(engine, execution, signs, begun_stored),
+        send_output(engine, execution, signs),
     );
     let how = tokio::select! {
-        how = until_end(&mut work, bounds, stop, &signs) => how,
-        // The carriers never end; dropping them loses at most a progress that is out of date.
+        how = until_end(&mut work, bounds, stop, signs) => how,
+        // The carriers never end; dropping them loses at most what the end makes out of date.
         (never, _) = carriers => match never {},
     };
     let chunks = signs.take_output(true);
@@ -218,13 +218,15 @@ fn finished(
     (how, None)
 }
 
-/// Publishes that the attempt began, once it lasts long enough, and its progress.
+/// Publishes that the attempt began, once it lasts long enough, then how far it is and what it has
+/// used so far.
 async fn report_life<E: Executor>(
     engine: &Arc<Engine<E>>,
     execution: &Execution,
     signs: &Signs,
     begun_stored: &Notify,
 ) -> Infallible {
+    let begun = Instant::now();
     tokio::select! {
         () = sleep(STARTED_AFTER) => {}
         () = signs.progressed.notified() => signs.progressed.notify_one(),
@@ -234,12 +236,52 @@ async fn report_life<E: Executor>(
     if publish(engine, execution, started).await {
         begun_stored.notify_one();
     }
+    let (never, _) = future::join(
+        report_progress(engine, execution, signs, begun),
+        report_use(engine, execution, signs, begun),
+    )
+    .await;
+    never
+}
+
+/// At most one of these is under way: what is said meanwhile is in the next one.
+async fn report_progress<E: Executor>(
+    engine: &Arc<Engine<E>>,
+    execution: &Execution,
+    signs: &Signs,
+    begun: Instant,
+) -> Infallible {
+    let mut last = None;
     loop {
         signs.progressed.notified().await;
-        if let Some(progress) = signs.take_progress() {
-            publish(engine, execution, Kind::Progress(progress)).await;
+        let newest = signs.progress();
+        if last.as_ref() == Some(&newest) {
+            continue;
         }
-        sleep(PROGRESS_EVERY).await;
+        last = Some(newest.clone());
+        publish(engine, execution, Kind::Progress(newest)).await;
+        sleep(attempt::progress_pause(begun.elapsed())).await;
+    }
+}
+
+/// The same for what it has used. An attempt that uses nothing more says nothing more.
+async fn report_use<E: Executor>(
+    engine: &Arc<Engine<E>>,
+    execution: &Execution,
+    signs: &Signs,
+    begun: Instant,
+) -> Infallible {
+    let mut last = None;
+    loop {
+        sleep(attempt::snapshot_pause(begun.elapsed(), signs.measure_every())).await;
+        signs.measured.notified().await;
+        let resource_usage = signs.used();
+        if resource_usage != last {
+            last = resource_usage;
+            let attempt = execution.attempt;
+            let snapshot = Kind::Snapshot(pb::Snapshot { attempt, resource_usage });
+            publish(engine, execution, snapshot).await;
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use prost::Message as _;
 use serde_json::json;
 
 use super::{
-    attempt::{Facts, How, Limit, Stop, conclude, outcome},
+    attempt::{Facts, How, Limit, Stop, conclude, outcome, progress_pause, snapshot_pause},
     execution::decode,
     executor::{AttemptError, AttemptResult},
     running::Running,
@@ -31,6 +31,7 @@ fn check(tries: u32, how: How, expected: &str) {
         worker: "w".into(),
         started_at: Timestamp::from_micros(5),
         duration: Duration::from_millis(30),
+        used: None,
     };
     let line = match conclude(&policy(3), &facts, how.clone(), 0.5) {
         None => "nothing".into(),
@@ -173,4 +174,56 @@ fn only_the_end_of_a_task_has_an_outcome() {
     assert_eq!(of(&Kind::Cancelled(Box::default())), Some(pb::TaskState::Cancelled));
     assert_eq!(of(&Kind::Retrying(Box::default())), None);
     assert_eq!(of(&Kind::Lost(pb::Lost::default())), None);
+}
+
+#[test]
+fn what_was_measured_before_the_end_is_known_of_every_end() {
+    let used = |seconds| pb::ResourceUsage { cpu_seconds: Some(seconds), ..Default::default() };
+    let check = |how: How, so_far: Option<f64>, expected: Option<f64>| {
+        let facts = Facts {
+            attempt: 1,
+            tries: 0,
+            worker: "w".into(),
+            started_at: Timestamp::from_micros(5),
+            duration: Duration::from_secs(30),
+            used: so_far.map(used),
+        };
+        let usage = match conclude(&policy(3), &facts, how, 0.5) {
+            Some(Kind::Completed(body)) => body.resource_usage,
+            Some(Kind::Retrying(body)) => body.resource_usage,
+            Some(Kind::Failed(body)) => body.resource_usage,
+            Some(Kind::Cancelled(body)) => body.resource_usage,
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!(usage, expected.map(used));
+    };
+    let left = |usage| AttemptResult { usage, ..AttemptResult::default() };
+    check(How::Finished(left(None)), None, None);
+    check(How::Finished(left(Some(used(2.0)))), Some(1.0), Some(2.0));
+    check(How::Finished(left(None)), Some(1.0), Some(1.0));
+    check(How::Panicked("boom".into()), Some(1.0), Some(1.0));
+    check(How::Stopped(Stop::Cancel("x".into()), left(None)), Some(1.0), Some(1.0));
+    check(How::TimedOut(Limit::Total(Duration::from_secs(1)), left(None)), Some(1.0), Some(1.0));
+}
+
+#[test]
+fn what_an_attempt_says_of_itself_gets_rarer_and_stays_bounded() {
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    let said = |pause: &dyn Fn(Duration) -> Duration| {
+        let (mut age, mut count) = (Duration::ZERO, 0);
+        while age < day {
+            let next = pause(age);
+            assert!(!next.is_zero());
+            age += next;
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(progress_pause(second), limits::PROGRESS_EVERY);
+    assert_eq!(snapshot_pause(second, 10 * second), 10 * second);
+    assert_eq!(snapshot_pause(200 * second, 10 * second), 20 * second);
+    assert_eq!(snapshot_pause(day, 600 * second), 600 * second, "a longer pause was asked for");
+    let (progress, snapshots) =
+        (said(&progress_pause), said(&|age| snapshot_pause(age, 10 * second)));
+    assert!(progress < 4_000 && snapshots < 400, "{progress} and {snapshots} in a day");
 }

@@ -4,11 +4,18 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
-use super::{Order, Report, Started};
+use nix::unistd::{Pid, getpgid, getppid, setpgid};
+
+use super::{Order, Report, Said, Used, limits::Limits};
+use crate::shell;
 
 /// Arguments that make this program an attendant.
 pub(crate) const SERVE: [&str; 3] =
@@ -64,14 +71,27 @@ impl Attendant {
         line
     }
 
-    fn started(&mut self) -> i32 {
+    fn said(&mut self) -> Said {
         let line = self.line();
-        serde_json::from_str::<Started>(&line).expect("a start").started
+        serde_json::from_str(&line).expect("what it says")
+    }
+
+    fn started(&mut self) -> i32 {
+        let Said::Started(pid) = self.said() else { panic!("it begins with a start") };
+        pid
+    }
+
+    fn used(&mut self) -> Used {
+        let Said::Used(used) = self.said() else { panic!("the command has ended") };
+        used
     }
 
     fn report(&mut self) -> Report {
-        let line = self.line();
-        serde_json::from_str(&line).expect("a report")
+        loop {
+            if let Said::Report(report) = self.said() {
+                return *report;
+            }
+        }
     }
 
     /// Reads the command's output up to this text.
@@ -127,22 +147,142 @@ fn what_the_command_used_is_counted_with_its_children() {
     let burner = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done";
     let report = run(&order(&format!("({burner}) & wait")));
     assert_eq!(report.exit, Some(0));
-    assert!(report.cpu_seconds.expect("counted") > 0.005, "{report:?}");
-    assert!(report.memory_peak_mb.expect("counted") > 0.1, "{report:?}");
+    let seconds = |report: &Report| report.used.cpu_seconds.expect("counted");
+    assert!(seconds(&report) > 0.005, "{report:?}");
+    assert!(report.used.memory_peak_mb.expect("counted") > 0.1, "{report:?}");
     let idle = run(&order("true"));
-    assert!(idle.cpu_seconds.expect("counted") < report.cpu_seconds.expect("counted"), "{idle:?}");
+    assert!(seconds(&idle) < seconds(&report), "{idle:?}");
+}
+
+#[test]
+fn what_was_used_so_far_is_said_while_the_command_runs() {
+    let argv = vec!["sleep".into(), "600".into()];
+    let measured = Order { measure_every: Duration::from_millis(20), argv, ..order("") };
+    let mut attendant = start(&measured);
+    let pid = attendant.started();
+    let (first, next) = (attendant.used(), attendant.used());
+    for used in [first, next] {
+        assert!(used.memory_avg_mb.expect("looked at") > 0.0, "{used:?}");
+        assert!(used.memory_peak_mb >= used.memory_avg_mb, "{used:?}");
+        assert!(used.cpu_seconds.is_some() && used.disk_read_mb.is_some(), "{used:?}");
+    }
+    assert!(next.cpu_seconds >= first.cpu_seconds && next.disk_write_mb >= first.disk_write_mb);
+    assert!(lives(&pid.to_string()));
+    attendant.say("kill");
+    assert!(attendant.report().used.memory_avg_mb.is_some());
+
+    let never = Order { measure_every: Duration::ZERO, ..order("exit 0") };
+    let mut attendant = start(&never);
+    attendant.started();
+    assert!(matches!(attendant.said(), Said::Report(_)), "what is short says nothing of itself");
+}
+
+#[test]
+fn the_kernel_takes_a_command_before_its_attendant() {
+    let score = |pid: i32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("a score");
+        text.trim().parse::<i32>().expect("a number")
+    };
+    let mut attendant = start(&order("sleep 600"));
+    let (command, own) = (attendant.started(), score(std::process::id().cast_signed()));
+    assert_eq!(score(command), own.max(500));
+    assert_eq!(score(attendant.process.id().cast_signed()), own);
+    attendant.say("kill");
+    attendant.report();
+}
+
+#[test]
+fn memory_that_processes_have_in_common_counts_once() {
+    // Each of the five has 30 MB, and they are the same 30 MB.
+    let script = "$x = chr(120) x (30_000_000 + $#ARGV); \
+        for (1..4) { fork or do { sleep 60; exit } } sleep 60";
+    let argv = ["perl", "-e", script].map(str::to_owned).to_vec();
+    let limits = Limits::parse("memory_mb=100").expect("limits");
+    let folder = tempfile::tempdir().expect("folder");
+    let executable = shell::tests::program(folder.path()).to_string_lossy().into_owned();
+    let measure_every = Duration::from_millis(300);
+    let mut attendant = start(&Order { argv, limits, executable, measure_every, ..order("") });
+    attendant.started();
+    let mut peak = 0.0_f64;
+    for _ in 0..4 {
+        peak = peak.max(attendant.used().memory_peak_mb.expect("looked at"));
+    }
+    assert!((30.0..100.0).contains(&peak), "{peak} MB");
+    attendant.say("kill");
+    assert_eq!(attendant.report().exceeded, None);
 }
 
 #[test]
 fn a_closed_socket_ends_the_whole_group() {
-    let Attendant { mut process, mut socket } = start(&order("sleep 600 & sleep 600"));
-    let mut line = String::new();
-    socket.read_line(&mut line).expect("a start");
-    let pid = serde_json::from_str::<Started>(&line).expect("a start").started.to_string();
+    let mut attendant = start(&order("sleep 600 & sleep 600"));
+    let pid = attendant.started().to_string();
+    let Attendant { mut process, socket } = attendant;
     assert!(lives(&pid));
     drop(socket);
     process.wait().expect("it ends");
     assert!(!lives(&pid));
+}
+
+/// Says that it is meant: a command that leaves its group for its attendant's.
+const LEAVES: &str = "JETMILL_TEST_LEAVES";
+
+#[test]
+fn leaves_its_group() {
+    if std::env::var_os(LEAVES).is_some() {
+        let other = getpgid(Some(getppid())).expect("the attendant's group");
+        setpgid(Pid::from_raw(0), other).expect("a group of the same session");
+        let script = "echo left; sleep 20; echo >survived";
+        panic!("{}", Command::new("/bin/sh").args(["-c", script]).exec());
+    }
+}
+
+#[test]
+fn a_command_that_leaves_its_group_ends_like_any_other() {
+    let folder = tempfile::tempdir().expect("folder");
+    let exe = std::env::current_exe().expect("this program");
+    let mut leaver = order("");
+    leaver.argv = [&exe.to_string_lossy(), "--exact", "attend::tests::leaves_its_group"]
+        .map(str::to_owned)
+        .to_vec();
+    leaver.argv.push("--nocapture".into());
+    leaver.cwd = folder.path().to_string_lossy().into_owned();
+    leaver.env.insert(LEAVES.into(), "1".into());
+    let left = || {
+        let mut attendant = start(&leaver);
+        let pid = attendant.started().to_string();
+        attendant.read_until("left");
+        (attendant, pid)
+    };
+    let (mut attendant, _) = left();
+    attendant.say("kill");
+    assert_eq!(attendant.report().signal, Some(9));
+
+    let (Attendant { mut process, socket }, pid) = left();
+    drop(socket);
+    process.wait().expect("it ends");
+    assert!(!lives(&pid) && !folder.path().join("survived").exists(), "it went on");
+}
+
+#[test]
+fn the_folder_of_an_attempt_goes_with_it_whoever_is_there_to_see_it() {
+    let outer = tempfile::tempdir().expect("folder");
+    let own = outer.path().join("own");
+    let script = "mkdir -p a/b shut/in; touch a/b/c shut/in/d; chmod 0 shut; echo made";
+    let made = |script: &str| {
+        std::fs::create_dir(&own).expect("a folder");
+        let own = own.to_string_lossy().into_owned();
+        Order { cwd: own.clone(), folder: Some(own), ..order(script) }
+    };
+    assert_eq!(run(&made(script)).exit, Some(0));
+    assert!(!own.exists());
+
+    let mut attendant = start(&made(&format!("{script}; sleep 600")));
+    attendant.started();
+    attendant.read_until("made");
+    let Attendant { mut process, socket } = attendant;
+    drop(socket);
+    process.wait().expect("it ends");
+    assert!(!own.exists(), "the worker is gone, and the folder is not");
 }
 
 #[test]

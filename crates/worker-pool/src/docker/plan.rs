@@ -71,6 +71,7 @@ fn host(docker: &pb::Docker, granted: &Granted) -> HostConfig {
         cap_drop: Some(vec!["ALL".into()]),
         security_opt: Some(vec!["no-new-privileges:true".into()]),
         ipc_mode: Some("private".into()),
+        shm_size: Some(half(docker) * MIB),
         readonly_rootfs: Some(true),
         // Output is read as it comes; a log of the engine's own would fill its disk.
         log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
@@ -101,12 +102,17 @@ fn mount(bind: &Bind) -> Mount {
     }
 }
 
+/// What one folder in memory may hold, in MiB: all of them count as memory.
+fn half(docker: &pb::Docker) -> i64 {
+    i64::from((docker.memory_mb / 2).max(1))
+}
+
 /// Folders in memory: those that the task asks for, `/tmp`, and in the place of the image's volumes,
 /// which would be on the engine's disk without a bound.
 fn in_memory(docker: &pb::Docker, granted: &Granted) -> HashMap<String, String> {
     let fresh = docker.mounts.iter().filter(|m| m.source.is_empty()).map(|m| m.target.as_str());
     let volumes = granted.volumes.iter().map(String::as_str);
-    let size = (docker.memory_mb / 2).max(1);
+    let size = half(docker);
     fresh
         .chain([SCRATCH])
         .chain(volumes)
@@ -172,6 +178,7 @@ mod tests {
             ("CapDrop", json!(["ALL"])),
             ("SecurityOpt", json!(["no-new-privileges:true"])),
             ("ReadonlyRootfs", json!(true)),
+            ("ShmSize", json!(32 * MIB)),
             ("LogConfig", json!({ "Type": "none" })),
             ("Mounts", json!([])),
         ] {

@@ -353,6 +353,34 @@ async fn output_that_breaks_off_is_kept_up_to_there() {
 }
 
 #[tokio::test]
+async fn what_a_container_uses_is_told_while_it_runs_and_its_progress_is_no_output() {
+    let reading = json!({
+        "cpu_stats": { "cpu_usage": { "total_usage": 2_000_000_000_u64 } },
+        "memory_stats": { "usage": 733_184, "max_usage": 4_194_304 },
+        "networks": { "eth0": { "rx_bytes": 1_048_576, "tx_bytes": 0 } },
+    });
+    let fake = Fake::but([
+        ("GET /stats", vec![Answer::Json(200, reading)]),
+        ("POST /wait", vec![Answer::Silence]),
+    ]);
+    let bench = bench(&fake.socket()).await;
+    let (attempt, spec) = attempt(&CancellationToken::new());
+    let told = testkit::eventually("its use so far", PATIENCE, async || attempt.used_so_far());
+    let usage = tokio::select! {
+        result = bench.docker.run(&attempt, &spec, None, "") => panic!("it ended: {result:?}"),
+        told = told => told.expect("told"),
+    };
+    assert_eq!((usage.cpu_seconds, usage.memory_peak_mb), (Some(2.0), Some(4.0)));
+    assert_eq!((usage.network_rx_mb, usage.disk_read_mb), (Some(1.0), None));
+
+    let said = b"::progress:: 50%\nhi\n";
+    let frame = [&[1, 0, 0, 0, 0, 0, 0, said.len() as u8][..], said].concat();
+    let fake = Fake::but([("POST /attach", vec![attached(&frame)])]);
+    let result = bench.run(&fake).await.result.expect("a result").to_value();
+    assert_eq!(result["stdout"], "hi\n");
+}
+
+#[tokio::test]
 async fn an_earlier_attempt_ends_before_the_next_and_a_later_one_ends_this() {
     let bench = bench(Path::new("/none")).await;
     let log = bench.docker.log().await.expect("an identity");

@@ -17,7 +17,7 @@ use super::{
     judge,
     usage::Readings,
 };
-use crate::{capture, capture::Tail, redact::Redactor};
+use crate::{capture, capture::Tail, carrier::Carrier, redact::Redactor};
 
 /// How long the last output of a container may take to arrive after its end.
 const OUTPUT_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -31,45 +31,6 @@ pub(super) struct Running {
     streams: AttachContainerResults,
     stdin: Option<String>,
     started: Instant,
-}
-
-/// The streams of a container, and how much of the end of each its result has.
-const STDOUT: (OutputStream, usize) = (OutputStream::Stdout, limits::PROCESS_RESULT_BYTES_MAX);
-const STDERR: (OutputStream, usize) = (OutputStream::Stderr, limits::RESULT_STDERR_BYTES_MAX);
-
-/// One stream of output on its way to the attempt.
-struct Channel<'a> {
-    attempt: &'a AttemptContext,
-    stream: OutputStream,
-    redactor: Redactor,
-    tail: Tail,
-}
-
-impl<'a> Channel<'a> {
-    fn new(
-        attempt: &'a AttemptContext,
-        (stream, kept): (OutputStream, usize),
-        redactor: &Redactor,
-    ) -> Self {
-        Self { attempt, stream, redactor: redactor.clone(), tail: Tail::new(kept) }
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        let shown = self.redactor.push(bytes);
-        self.show(&shown);
-    }
-
-    fn finish(&mut self) {
-        let shown = self.redactor.finish();
-        self.show(&shown);
-    }
-
-    fn show(&mut self, shown: &[u8]) {
-        if !shown.is_empty() {
-            self.attempt.log(self.stream, shown);
-            self.tail.push(shown);
-        }
-    }
 }
 
 impl Running {
@@ -91,15 +52,16 @@ impl Running {
     ) -> AttemptResult {
         let Self { client, id, streams, stdin, started } = self;
         let AttachContainerResults { output, input } = streams;
-        let mut out = Channel::new(attempt, STDOUT, redactor);
-        let mut err = Channel::new(attempt, STDERR, redactor);
+        let carrier = |stream, kept| Carrier::new(attempt, Some(stream), redactor.clone(), kept);
+        let mut out = carrier(OutputStream::Stdout, limits::PROCESS_RESULT_BYTES_MAX);
+        let mut err = carrier(OutputStream::Stderr, limits::RESULT_STDERR_BYTES_MAX);
         let mut readings = Readings::default();
         let end = {
-            let mut output = Box::pin(carry(output, &mut out, &mut err).fuse());
+            let mut output = Box::pin(carry(output, attempt, &mut out, &mut err).fuse());
             let along = async {
                 let beside = future::join(
                     feed(input, stdin),
-                    read_usage(&client, &id, started, &mut readings),
+                    read_usage(&client, (&id, started), attempt, &mut readings),
                 );
                 future::join(&mut output, beside).await;
                 future::pending::<()>().await;
@@ -119,10 +81,8 @@ impl Running {
             }
             end
         };
-        out.finish();
-        err.finish();
         let lasted = started.elapsed();
-        left(end, docker, (&mut out.tail, &mut err.tail), readings.usage(lasted), redactor)
+        left(end, docker, (&mut out.finish(), &mut err.finish()), readings.usage(lasted), redactor)
     }
 }
 
@@ -181,7 +141,12 @@ type Output =
     Pin<Box<dyn futures::Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
 
 /// Carries the output to the attempt as it comes.
-async fn carry(mut output: Output, out: &mut Channel<'_>, err: &mut Channel<'_>) {
+async fn carry(
+    mut output: Output,
+    attempt: &AttemptContext,
+    out: &mut Carrier<'_>,
+    err: &mut Carrier<'_>,
+) {
     loop {
         match output.next().await {
             Some(Ok(LogOutput::StdErr { message })) => err.push(&message),
@@ -192,7 +157,7 @@ async fn carry(mut output: Output, out: &mut Channel<'_>, err: &mut Channel<'_>)
             )) => out.push(&message),
             Some(Err(error)) => {
                 let told = format!("[jetmill: output is missing from here: {error}]\n");
-                err.attempt.log(OutputStream::Log, told.as_bytes());
+                attempt.log(OutputStream::Log, told.as_bytes());
                 return;
             }
             None => return,
@@ -211,12 +176,22 @@ async fn feed(mut input: Pin<Box<dyn AsyncWrite + Send>>, text: Option<String>) 
     }
 }
 
-/// Reads what the container uses for as long as the engine tells.
-async fn read_usage(client: &Client, id: &str, started: Instant, readings: &mut Readings) {
+/// Reads what the container uses for as long as the engine tells, and passes it on.
+async fn read_usage(
+    client: &Client,
+    (id, started): (&str, Instant),
+    attempt: &AttemptContext,
+    readings: &mut Readings,
+) {
     let mut stats = Box::pin(client.stats(id));
     while let Some(reading) = stats.next().await {
         match reading {
-            Ok(reading) => readings.push(&reading, started.elapsed()),
+            Ok(reading) => {
+                readings.push(&reading, started.elapsed());
+                if let Some(so_far) = readings.usage(started.elapsed()) {
+                    attempt.used(so_far);
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, "the engine tells no more of what a container uses");
                 return;

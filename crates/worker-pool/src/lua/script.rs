@@ -15,7 +15,7 @@ use std::{
 };
 
 use common::{
-    limits,
+    limits, pb, progress,
     time::{Clock as _, Timestamp},
 };
 use jetmill_sdk::SystemClock;
@@ -150,7 +150,8 @@ fn bounded(text: String) -> Outcome {
     Outcome::Error { code: "result_too_large".into(), message }
 }
 
-/// A Lua with tables, texts, numbers and coroutines, `print`, `log` and `null`, and nothing else.
+/// A Lua with tables, texts, numbers and coroutines, `print`, `log`, `progress` and `null`, and nothing
+/// else.
 fn sandbox(memory_bytes: usize) -> mlua::Result<Lua> {
     let libraries = StdLib::TABLE
         | StdLib::STRING
@@ -173,9 +174,29 @@ fn sandbox(memory_bytes: usize) -> mlua::Result<Lua> {
     })?;
     globals.raw_set("print", &say)?;
     globals.raw_set("log", say)?;
+    globals.raw_set("progress", lua.create_function(tell)?)?;
     globals.raw_set("null", Value::NULL)?;
     lua.sandbox(true)?;
     Ok(lua)
+}
+
+/// `progress(fraction, message, counters)`: each may be nil.
+fn tell(
+    _: &Lua,
+    (fraction, message, counters): (Option<f64>, Option<String>, Option<Value>),
+) -> mlua::Result<()> {
+    let counters = counters.map(|value| json::to_json(&value)).transpose();
+    let counters =
+        counters.map_err(|why| Error::runtime(format!("the counters: a value {why}")))?;
+    let counters = counters.map(|value| pb::Json::from_value(&value));
+    let message = message.unwrap_or_default();
+    let mut bounded = pb::Progress::default();
+    let newer = pb::Progress { fraction, message, counters, ..pb::Progress::default() };
+    progress::add(&mut bounded, &newer);
+    let line = crate::progress::line(&bounded);
+    // Who listens no more ends the process in other ways.
+    let _ = io::stderr().write_all(line.as_bytes());
+    Ok(())
 }
 
 /// Ends the script where it is, at the next call or turn of a loop, once the time is up.

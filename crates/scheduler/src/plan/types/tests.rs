@@ -301,6 +301,50 @@ fn each_key_and_period_has_one_task() {
 }
 
 #[test]
+fn a_place_of_a_task_that_ended_without_it_is_free() {
+    let mut world = World::new();
+    world.apply(1, json!({"unique": {"period": "24h"}}));
+    world.submit("a", json!({}));
+    assert_eq!(world.decisions().len(), 1, "it does not get into the log");
+    world.report("a", Kind::Cancelled(Box::default()));
+    world.submit("b", json!({}));
+    assert_eq!(world.decide(), ["resolved"]);
+    world.submit("c", json!({}));
+    assert_eq!(world.decide(), ["skipped"]);
+    assert!(world.planner.types.unsaid.is_empty());
+}
+
+#[test]
+fn what_a_disabled_type_held_goes_in_the_order_in_which_it_came() {
+    let mut world = World::new();
+    world.apply(1, json!({}));
+    let own = || json!({"executor": {"shell": {"argv": ["true"]}}});
+    for id in ["x", "y", "z"] {
+        world.submit(id, own());
+    }
+    // Their slots are used again, the last one first.
+    for id in ["x", "y", "z"] {
+        let attempt = 1;
+        let body = pb::Completed { attempt, ..pb::Completed::default() };
+        world.report(id, Kind::Completed(Box::new(body)));
+    }
+    world.apply(2, json!({"enabled": false}));
+    let ids = ["a", "b", "c"];
+    for id in ids {
+        world.submit(id, own());
+    }
+    assert_eq!(world.place("a"), Place::Waiting);
+    world.apply(3, json!({}));
+    let queues = [("default".to_owned(), 8)].into();
+    let beat = pb::Heartbeat { worker: "w".into(), queues, ..pb::Heartbeat::default() };
+    world.planner.heard(beat, 0);
+    let releases = world.planner.release(0, 4_096, 10);
+    let tickets = releases.into_iter().flat_map(|release| release.tickets);
+    let keys = tickets.map(|ticket| world.planner.entry(ticket).expect("open").key);
+    assert_eq!(keys.collect::<Vec<_>>(), ids.map(World::key));
+}
+
+#[test]
 fn a_place_that_did_not_get_into_the_log_is_its_tasks_all_the_same() {
     let mut world = World::new();
     world.apply(1, json!({"unique": {"period": "1h"}}));
