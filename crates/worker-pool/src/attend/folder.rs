@@ -92,7 +92,7 @@ mod tests {
         }
         symlink(&beside, top.join("a/link")).expect("a link");
         symlink("/no/such", top.join("dangling")).expect("a link");
-        fs::set_permissions(top.join("shut"), Permissions::from_mode(0)).expect("shut");
+        fs::set_permissions(top.join("shut"), Permissions::from_mode(0o0)).expect("shut");
         remove(&top).expect("it goes");
         assert!(!top.exists() && beside.join("kept").exists());
         assert!(remove(&top).is_err(), "there is nothing to remove");
