@@ -20,19 +20,21 @@ struct World {
     planner: Planner,
     log: Vec<(u64, TaskEvent)>,
     sequence: u64,
+    /// How far nats-server's clock is ahead, in seconds.
+    skew: i64,
 }
 
 const START: i64 = 1_800_000_000;
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { planner: Planner::default(), log: Vec::new(), sequence: 0 };
+        let mut world = Self { planner: Planner::default(), log: Vec::new(), sequence: 0, skew: 0 };
         world.planner.lead(world.now(), 0);
         world
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix(START + self.sequence as i64, 0)
+        Timestamp::from_unix(START + self.skew + self.sequence as i64, 0)
     }
 
     fn apply(&mut self, version: u64, change: Value) {
@@ -298,6 +300,20 @@ fn each_key_and_period_has_one_task() {
     world.sequence += 3_600;
     world.submit("f", json!({"input": {"word": "x"}}));
     assert_eq!(world.decide(), ["resolved"], "a new period");
+}
+
+#[test]
+fn a_clock_that_is_set_back_gives_no_place_twice() {
+    let mut world = World::new();
+    world.apply(1, json!({"unique": {"period": "10s"}}));
+    world.submit("a", json!({}));
+    assert_eq!(world.decide(), ["resolved"]);
+    world.skew = 100;
+    world.submit("b", json!({}));
+    assert_eq!(world.decide(), ["resolved"], "another period");
+    world.skew = 0;
+    world.submit("c", json!({}));
+    assert_eq!(world.decide(), ["skipped"], "that of the first");
 }
 
 #[test]
