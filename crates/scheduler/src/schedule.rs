@@ -72,6 +72,8 @@ pub struct Schedules {
     runs: HashMap<TaskKey, Box<str>>,
     /// When each is to be decided next; a follower keeps none, so that it folds fast.
     alarms: BTreeSet<(Timestamp, Box<str>)>,
+    /// Where schedules stood when the log was cut: what one needs to know who reads up to there.
+    stood: HashMap<Box<str>, Timestamp>,
     leads: bool,
 }
 
@@ -95,11 +97,13 @@ impl Schedules {
             known.schedule.as_ref().is_some_and(|old| !old.paused && old.has_ticks_of(&schedule));
         known.schedule = Some(schedule);
         if !goes_on || known.decided.is_none() {
-            known.decide(at, 0);
-            // Who begins where the log was cut learns the schedule, and from a message of its own
-            // where it stands.
-            known.stated = 0;
+            // Who does not know the version before, since the log was cut between the two, cannot know
+            // whether this one goes on with its ticks. The cut says it.
+            known.decide(self.stood.get(name).map_or(at, |stood| at.min(*stood)), 0);
         }
+        // Who begins where the log was cut may learn the schedule here, and from a message of its own
+        // where it stands.
+        known.stated = 0;
         self.wake(name);
     }
 
@@ -160,6 +164,19 @@ impl Schedules {
         self.wake(&advanced.name);
     }
 
+    /// Takes in where a schedule stood when the log was cut, before the log is read up to there.
+    pub fn preload(&mut self, advanced: &Advanced) {
+        if advanced.why.is_empty() {
+            let stood = self.stood.entry(advanced.name.as_str().into()).or_default();
+            *stood = advanced.through.max(*stood);
+        }
+    }
+
+    /// Where the log was cut is read.
+    pub fn trimmed(&mut self) {
+        self.stood.clear();
+    }
+
     /// Puts back what was stored.
     pub fn restore(&mut self, name: &str, known: Known) {
         for run in &known.runs {
@@ -176,7 +193,9 @@ impl Schedules {
         for name in self.known.keys().cloned().collect::<Vec<_>>() {
             if let Some(known) = self.known.get_mut(&name) {
                 known.asked = None;
-                known.decided.get_or_insert(clock);
+                if known.schedule.is_some() {
+                    known.decided.get_or_insert(clock);
+                }
             }
             self.wake(&name);
         }
@@ -291,7 +310,9 @@ impl Known {
         let facts = Facts { decided: self.decided?, open: self.runs.len(), now };
         let skip = |through, why: Why| {
             let (name, why) = (name.to_owned(), why.word().to_owned());
-            (Order::Advance(Advanced { name, through, last: None, why }), through)
+            // The last run's tick as well: the cut may take away what says it.
+            let last = self.last;
+            (Order::Advance(Advanced { name, through, last, why }), through)
         };
         let (tick, beside) = match fire::step(schedule, name, facts)? {
             Step::Skip { through, why } => return Some(skip(through, why)),

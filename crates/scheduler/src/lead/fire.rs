@@ -73,10 +73,11 @@ impl Lead {
                 }
                 Err(error) if error.code == ErrorCode::Conflict => {
                     tracing::warn!(schedule = %name, %tick, %error, "a tick can have no run");
+                    let last = self.planner.schedules().get(&name).and_then(|known| known.last);
                     taken.push(Advanced {
                         name: name.into(),
                         through: tick,
-                        last: None,
+                        last,
                         why: Why::Taken.word().to_owned(),
                     });
                 }

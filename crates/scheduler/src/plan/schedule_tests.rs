@@ -213,6 +213,20 @@ fn whoever_begins_goes_on_where_the_leader_was() {
 }
 
 #[test]
+fn a_cut_between_two_versions_of_a_schedule_loses_no_tick() {
+    let mut world = World::new();
+    world.set("s", Some(every(60, &json!({}))));
+    world.after(60);
+    // Nobody decides for a while; then the policy changes, and the ticks do not.
+    world.now = world.now.after(Duration::from_secs(90));
+    world.set("s", Some(every(60, &json!({ "overlap": "allow" }))));
+    world.cut(3);
+    world.check();
+    assert_eq!(world.after(0), 1, "the tick before the change");
+    world.check();
+}
+
+#[test]
 fn only_a_leader_decides_and_its_loop_wakes_for_it() {
     let mut world = World::new();
     world.set("s", Some(every(60, &json!({}))));

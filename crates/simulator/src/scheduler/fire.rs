@@ -204,7 +204,8 @@ impl Scheduler {
             }
             Some(_) => {
                 let (name, why) = (run.name.to_string(), "taken".to_owned());
-                Some(Advanced { name, through: run.tick, last: None, why })
+                let last = self.planner.schedules().get(&name).and_then(|known| known.last);
+                Some(Advanced { name, through: run.tick, last, why })
             }
             None => {
                 self.again(&run.name);

@@ -105,7 +105,7 @@ impl World {
                 .find(|(sequence, _)| *sequence == entry.sequence)
                 .expect("a submission");
             let Kind::Created(spec) = &event.kind else { panic!("{event:?}") };
-            let created = Timestamp::from_unix(START + *sequence as i64, 0);
+            let created = Timestamp::from_unix(START + self.skew + *sequence as i64, 0);
             events.extend(verdict::resolved(&mut self.planner, ticket, spec, created));
         }
         events
