@@ -35,7 +35,7 @@ pub(super) struct Task {
     pub(super) attempt: u32,
     pub(super) began: bool,
     number: u64,
-    created: i64,
+    pub(super) created: i64,
     /// Not before this time.
     due: i64,
     /// It started before: no new arrival.
