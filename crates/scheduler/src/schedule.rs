@@ -35,8 +35,10 @@ pub struct Known {
     pub schedule: Option<Schedule>,
     /// Every tick up to here was decided; `None` when nothing of it was read yet.
     pub decided: Option<Timestamp>,
-    /// The message that says so.
+    /// The message that says so, also to who begins after the version was set.
     pub stated: u64,
+    /// When its version was set, by the log's time.
+    pub since: Timestamp,
     /// The last tick that had a run.
     pub last: Option<Timestamp>,
     /// Its open runs, by their ids.
@@ -103,7 +105,7 @@ impl Schedules {
         }
         // Who begins where the log was cut may learn the schedule here, and from a message of its own
         // where it stands.
-        known.stated = 0;
+        (known.stated, known.since) = (0, at);
         self.wake(name);
     }
 
@@ -160,6 +162,9 @@ impl Schedules {
     pub fn advanced(&mut self, advanced: &Advanced, sequence: u64) {
         let Some(known) = self.set_one(&advanced.name) else { return };
         known.decide(advanced.through, sequence);
+        if advanced.why.is_empty() && known.decided == Some(advanced.through) {
+            known.stated = known.stated.max(sequence);
+        }
         known.last = known.last.max(advanced.last);
         self.wake(&advanced.name);
     }
@@ -291,7 +296,10 @@ impl Known {
     fn decide(&mut self, through: Timestamp, sequence: u64) {
         if self.decided.is_none_or(|decided| decided <= through) {
             self.decided = Some(through);
-            self.stated = self.stated.max(sequence);
+            // Whoever learns the version and not the one before takes it to stand at least there.
+            if through >= self.since {
+                self.stated = self.stated.max(sequence);
+            }
         }
         if self.asked <= self.decided {
             self.asked = None;

@@ -224,6 +224,9 @@ fn a_cut_between_two_versions_of_a_schedule_loses_no_tick() {
     world.check();
     assert_eq!(world.after(0), 1, "the tick before the change");
     world.check();
+    // Its task comes after the change, and is of before it: the cut says where that leaves it.
+    world.cut(3);
+    world.check();
 }
 
 #[test]
