@@ -40,6 +40,7 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
         (json!({ "queue": "a.b" }), &["queue"]),
         (json!({ "tenant": "../etc" }), &["tenant"]),
         (json!({ "notify": "$SYS.a" }), &["notify"]),
+        (json!({ "schedule": { "name": "nightly" } }), &["schedule", "set by the scheduler"]),
         (json!({ "title": long(513) }), &["title", "512"]),
         (json!({ "description": long(9_000) }), &["description"]),
         (json!({ "input": long(300_000) }), &["input", "bytes"]),

@@ -59,6 +59,7 @@ async fn every_row_is_measured_and_every_count_agrees() -> anyhow::Result<()> {
         "--rate=100",
         "--for=1s",
         "--diamonds=3",
+        "--shell-rate=5",
         "--backlog-tasks=500",
     ])
     .await?;
@@ -67,6 +68,12 @@ async fn every_row_is_measured_and_every_count_agrees() -> anyhow::Result<()> {
     counts_agree(&report, "limits", 500, 2)?;
     counts_agree(&report, "callers", 100, 2)?;
     counts_agree(&report, "3 diamonds 1-10-1", 36, 2)?;
+    let shell = report["details"].as_array().into_iter().flatten().filter(|d| d["row"] == "shell");
+    let shell = shell.map(|detail| &detail["found"]).collect::<Vec<_>>();
+    for found in &shell {
+        ensure!(found["run"]["rows"] == 100 && found["steady"]["tasks"] == 5, "{found}");
+    }
+    ensure!(shell.len() == 2, "{shell:?}");
     for (name, unit) in [
         ("bulk, end to end", "tasks/s"),
         ("bulk, CPU of jetmill", "µs/task"),
@@ -80,6 +87,9 @@ async fn every_row_is_measured_and_every_count_agrees() -> anyhow::Result<()> {
         ("chain, a step", "ms"),
         ("3 diamonds 1-10-1", "workflows/s"),
         ("bare JetStream", "tasks/s"),
+        ("commands, as many as go", "tasks/s"),
+        ("commands of a second each", "tasks/s"),
+        ("commands of a second each, p99", "ms"),
         ("memory idle (PSS)", "MB"),
         ("memory under bulk load (PSS), peak", "MB"),
         ("scheduler, a queued task", "bytes"),

@@ -14,8 +14,8 @@ const FOREIGN: [&str; 6] =
 /// Keywords below which a reference would be data.
 const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
 /// Keywords whose children have names that are no keywords.
-const NAMES: [&str; 5] =
-    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
+const NAMES: [&str; 6] =
+    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
 
 /// Makes the schema ready to check inputs.
 pub(crate) fn compile(text: &str) -> Result<Validator, String> {
@@ -83,6 +83,11 @@ impl<'a> Walk<'a> {
                 cut(to)
             ));
         };
+        // The validator decodes what stands for other characters; what is walked here must be what
+        // it follows.
+        if pointer.contains('%') {
+            return Err(format!("refers to {:?}: write it without `%`", cut(to)));
+        }
         if self.trail.contains(&to) || pointer.is_empty() {
             return Err(format!("refers back to itself by {:?}, which may never end", cut(to)));
         }

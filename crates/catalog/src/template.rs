@@ -1,7 +1,7 @@
 //! **Pure.** Templates over the input, bounded in every direction.
 //!
 //! A template places values, it does not compute: there are `{{ … }}`, `if` and `for`, a few filters
-//! and nothing that makes text grow by itself (`*`, `~`, `set`, macros). What is missing is an error
+//! and nothing that makes text grow by itself (`+`, `*`, `~`, `set`, macros). What is missing is an error
 //! that names it; an empty text in a command is worse than a task that is refused.
 
 use std::{
@@ -17,7 +17,10 @@ use minijinja::{
     Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, filters, tests,
     value::{Serde, ValueKind},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+/// What may not stand for itself in a part of a URL: RFC 3986, 2.3 names the others.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Characters of a template that an error repeats.
 const SHOWN_CHARS_MAX: usize = 80;
 
@@ -143,12 +146,14 @@ fn environment(budget: &Budget) -> Environment<'static> {
 type TextFilter = (&'static str, fn(&str) -> String);
 
 /// Filters that make a text of a text, of about its length.
-const TEXT_FILTERS: [TextFilter; 4] = [
+const TEXT_FILTERS: [TextFilter; 5] = [
     ("lower", |text| text.to_lowercase()),
     ("upper", |text| text.to_uppercase()),
     ("trim", |text| text.trim().to_owned()),
     // One word of a shell.
     ("quote", |text| format!("'{}'", text.replace('\'', r"'\''"))),
+    // One part of a path or a query.
+    ("urlencode", |text| utf8_percent_encode(text, RESERVED).to_string()),
 ];
 
 fn join(list: &Value, between: &str, budget: &Budget) -> Result<String, Error> {
@@ -207,14 +212,15 @@ fn refuse_growth(source: &str) -> Result<(), String> {
         };
         let inside = tail.get(2..).unwrap_or_default();
         let code = Code::until(inside, close)?;
+        // The signs at both ends are about white space.
+        let code_text = code.text.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
         if close == "%}" {
-            let word = code.text.trim_start_matches(['-', '+']).split_whitespace().next();
-            let word = word.unwrap_or_default().trim_end_matches(['-', '+']);
+            let word = code_text.split_whitespace().next().unwrap_or_default();
             if !STATEMENTS.contains(&word) {
                 return Err(format!("must not have `{word}`: there are only `if` and `for`"));
             }
         }
-        if let Some(sign) = ["*", "~"].into_iter().find(|sign| code.text.contains(sign)) {
+        if let Some(sign) = ["+", "*", "~"].into_iter().find(|sign| code_text.contains(sign)) {
             return Err(format!(
                 "must not have `{sign}`: write the parts side by side, as in {{{{ a }}}}-{{{{ b }}}}"
             ));

@@ -265,6 +265,14 @@ fn a_schema_refers_to_itself_only_and_comes_to_an_end() {
             "back to itself",
         ),
         (json!({"$ref": "#/nowhere"}), "not there"),
+        (
+            json!({"dependencies": {"const": {"properties": {"const": {"$ref": "#"}}}}}),
+            "back to itself",
+        ),
+        (
+            json!({"$defs": {"a%25b": {}, "a%b": {"items": {"$ref": "#/$defs/a%25b"}}}}),
+            "without `%`",
+        ),
         (json!({"$dynamicRef": "#a"}), "must not have `$dynamicRef`"),
         (json!({"$id": "https://example.com/"}), "must not have `$id`"),
         (json!({"type": "strnig"}), "no JSON Schema at /type"),
@@ -310,6 +318,7 @@ fn templates_place_values() {
     check("{{ input.a }}", json!({"a": {"b": 1.5}}), r#"{"b":1.5}"#);
     check("{{ input.a | tojson }}", json!({"a": "\"<&"}), r#""\"<&""#);
     check("{{ input.a }}", json!({"a": "<b>&\"'"}), "<b>&\"'");
+    check("/{{ input.a | urlencode }}", json!({"a": "é/..?x=1 &~"}), "/%C3%A9%2F..%3Fx%3D1%20%26~");
     check("{{ input.a | quote }}", json!({"a": "it's; rm -rf /"}), r"'it'\''s; rm -rf /'");
     check("{{ input.l | join(',') }}", json!({"l": ["a", 2, "c"]}), "a,2,c");
     check("{% for x in input.l %}{{ x | upper }} {% endfor %}", json!({"l": ["a", "b"]}), "A B ");
@@ -335,6 +344,9 @@ fn what_is_missing_is_an_error_that_names_it() {
 fn templates_cannot_grow_without_end() {
     refuses("{{ 'a' * 100000000 }}", json!({}), "must not have `*`");
     refuses("{{ input.a ~ input.a }}", json!({"a": "x"}), "must not have `~`");
+    refuses("{{ input.a + input.a }}", json!({"a": "x"}), "must not have `+`");
+    let doubled = "{% for a in ['xx'] %}{%- for b in [a+a+a+a] -%}{% endfor %}{% endfor %}";
+    refuses(doubled, json!({}), "must not have `+`");
     refuses("{% set x = 1 %}", json!({}), "must not have `set`");
     refuses("{%- macro m() %}{{ m() }}{% endmacro %}", json!({}), "must not have `macro`");
     refuses("{% include 'a' %}", json!({}), "must not have `include`");

@@ -20,6 +20,9 @@ use crate::{
     pb::{self, document},
 };
 
+/// Largest version and place in the log of a document: as much as a ledger can keep.
+const NUMBER_MAX: u64 = i64::MAX.cast_unsigned();
+
 /// What a document is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -131,6 +134,17 @@ impl TryFrom<pb::Document> for Document {
         if bytes > limits::DOCUMENT_BYTES_MAX {
             let max = limits::DOCUMENT_BYTES_MAX;
             wrong("document", format!("must have at most {max} bytes; it has {bytes}"));
+        }
+        for (field, number) in [
+            ("version", document.version),
+            ("sequence", document.sequence),
+            ("as_of", document.as_of),
+        ] {
+            // What is counted from here must not run over.
+            if number > NUMBER_MAX {
+                let problem = format!("must be at most {NUMBER_MAX}");
+                violations.push(Violation { field: field.into(), problem });
+            }
         }
         let body = body(document.body, &mut violations);
         let (Ok(name), Some(body), true) = (name, body, violations.is_empty()) else {

@@ -114,7 +114,18 @@ pub enum On {
     End,
 }
 
+/// Why nobody else says whose tick a task is the run of: the schedule would take it for its own.
+pub(crate) const SCHEDULED: &str = "is set by the scheduler: `jetmill schedule` sets schedules";
+
 impl TaskSpec {
+    /// Takes a submission at a door: what only the scheduler may say is refused.
+    pub fn submitted(spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
+        if spec.schedule.is_some() {
+            return Err(vec![Violation { field: "schedule".into(), problem: SCHEDULED.into() }]);
+        }
+        Self::parse(spec)
+    }
+
     /// Checks a submission, fills in the defaults, and reports everything that is wrong at once.
     pub fn parse(mut spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
         let violations = check::violations(&spec);

@@ -16,6 +16,7 @@ mod raw;
 mod report;
 mod rows;
 mod service;
+mod shell;
 mod site;
 mod steady;
 mod watch;

@@ -100,14 +100,14 @@ pub(crate) async fn send(
 ) -> anyhow::Result<Exit> {
     if !wait {
         let submission =
-            session.client.submit(TaskSpec::parse(spec).map_err(ApiError::invalid)?).await?;
+            session.client.submit(TaskSpec::submitted(spec).map_err(ApiError::invalid)?).await?;
         session.ui.answer(&submission, submitted)?;
         return Ok(Exit::Done);
     }
     let mut waiter =
         Waiter::new(&session.client).await.context("failed to listen for the outcome")?;
     waiter.inbox().clone_into(&mut spec.notify);
-    let spec = TaskSpec::parse(spec).map_err(ApiError::invalid)?;
+    let spec = TaskSpec::submitted(spec).map_err(ApiError::invalid)?;
     let submission = session.client.submit(spec).await?;
     if !session.ui.json {
         output::note(submitted(&submission))?;

@@ -64,7 +64,7 @@ impl Admin {
             ));
         }
         let specs =
-            request.tasks.into_iter().map(|s| TaskSpec::parse(s).map_err(ApiError::invalid));
+            request.tasks.into_iter().map(|s| TaskSpec::submitted(s).map_err(ApiError::invalid));
         let submissions = dead::submit(&self.ctx.bus, &self.publisher, specs.collect()).await;
         match submissions.as_slice() {
             // The refusal of the only task is the answer, so that its caller cannot overlook it.

@@ -128,6 +128,7 @@ impl Schedules {
     pub fn created(&mut self, spec: &TaskSpec, sequence: u64) {
         if let Some((name, Some(tick))) = tick_of(spec)
             && let Some(known) = self.set_one(name)
+            && known.schedule.as_ref().is_some_and(|of| of.tenant() == spec.tenant())
         {
             known.decide(tick, sequence);
             known.last = known.last.max(Some(tick));
@@ -315,7 +316,8 @@ impl Known {
     /// The next decision, and up to where it decides.
     fn order(&self, name: &str, now: Timestamp) -> Option<(Order, Timestamp)> {
         let schedule = self.schedule.as_ref()?;
-        let facts = Facts { decided: self.decided?, open: self.runs.len(), now };
+        let open = self.runs_of(&schedule.tenant());
+        let facts = Facts { decided: self.decided?, open: open.len(), now };
         let skip = |through, why: Why| {
             let (name, why) = (name.to_owned(), why.word().to_owned());
             // The last run's tick as well: the cut may take away what says it.
@@ -326,7 +328,6 @@ impl Known {
             Step::Skip { through, why } => return Some(skip(through, why)),
             Step::Run { tick, beside } => (tick, beside),
         };
-        let open = self.runs_of(&schedule.tenant());
         let waits_for = match beside {
             Beside::Nothing => &[],
             Beside::Waits | Beside::Cancels => open.as_slice(),

@@ -253,7 +253,8 @@ pub fn tick_id(name: &str, tick: Timestamp) -> Option<TaskId> {
     TaskId::parse(&text).ok()
 }
 
-/// The schedule and tick that a submission is the run of, if its id is that of this tick.
+/// The schedule and tick that a submission is the run of, if its id is that of this tick. Whether it
+/// is of the schedule's tenant is for who knows the schedule.
 pub fn tick_of(spec: &TaskSpec) -> Option<(&str, Option<Timestamp>)> {
     let of = spec.as_pb().schedule.as_ref()?;
     let tick = of.tick.map(Timestamp::from);

@@ -49,6 +49,8 @@ fn what_is_wrong_is_said_all_at_once() {
     assert_eq!(fields, ["name", "limit.queue", "limit.concurrency"]);
     let nothing = Document::try_from(pb::Document { name: "a".into(), ..Default::default() });
     assert_eq!(nothing.unwrap_err()[0].field, "body");
+    let endless = pb::Document { version: u64::MAX, ..pb::Document::from(&limit("a", 1, 5)) };
+    assert_eq!(Document::try_from(endless).unwrap_err()[0].field, "version");
 }
 
 #[test]

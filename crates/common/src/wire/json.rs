@@ -13,6 +13,7 @@ use crate::{
     event::Event,
     pb::{self, event::Kind as Body},
     subject::LogSubject,
+    task::SCHEDULED,
 };
 
 type Object = Map<String, Value>;
@@ -48,6 +49,9 @@ pub(super) fn spec(value: Value) -> Result<pb::TaskSpec, ApiError> {
         .filter(|key| !known.contains(&key.as_str()))
         .map(|key| Violation { field: key.clone(), problem: "is no field of a submission".into() })
         .collect::<Vec<_>>();
+    if object.contains_key("schedule") {
+        return Err(ApiError::invalid_field("schedule", SCHEDULED));
+    }
     if !unknown.is_empty() {
         let names = known.iter().filter(|n| !n.chars().any(char::is_uppercase));
         let names = names.copied().collect::<std::collections::BTreeSet<_>>();

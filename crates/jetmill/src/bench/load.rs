@@ -50,12 +50,17 @@ pub(super) struct Before {
 
 /// How a load ended.
 pub(super) struct Finish {
-    /// When the ledger had the last row.
-    pub(super) at: Instant,
-    /// Rows that the ledger has more, all of them completed.
-    pub(super) rows: u64,
+    pub(super) stored: Stored,
     /// How often the handler ran.
     pub(super) executions: u64,
+}
+
+/// What the ledger has of a load.
+pub(super) struct Stored {
+    /// When it had the last row.
+    pub(super) at: Instant,
+    /// Rows more, all of them completed.
+    pub(super) rows: u64,
     /// From the last event in the log to the commit of the last row.
     pub(super) drain: Duration,
 }
@@ -196,16 +201,23 @@ impl Load {
         Ok(Before { stats, executed })
     }
 
-    /// Waits until the ledger has so many completed rows more, and no other row more.
+    /// Waits until the handler ran so often more, and the ledger has as many rows more.
     pub(super) async fn finished(&self, before: &Before, count: u64) -> anyhow::Result<Finish> {
-        let completed =
-            |stats: &pb::StatsResponse| stats.by_state.get("completed").copied().unwrap_or(0);
         // The ledger is asked only when all have run: its answers are not free.
         let mut executed = self.executed.clone();
         while *executed.borrow_and_update() < before.executed + count {
             let changed = timeout(STALL, executed.changed()).await;
             changed.context("the load stands still")?.context("the worker ended")?;
         }
+        let stored = self.stored(before, count).await?;
+        let executions = *executed.borrow_and_update() - before.executed;
+        Ok(Finish { stored, executions })
+    }
+
+    /// Waits until the ledger has so many completed rows more, and no other row more.
+    pub(super) async fn stored(&self, before: &Before, count: u64) -> anyhow::Result<Stored> {
+        let completed =
+            |stats: &pb::StatsResponse| stats.by_state.get("completed").copied().unwrap_or(0);
         let stall = Instant::now() + STALL;
         loop {
             let Ok((last, at)) = self.settled().await else {
@@ -220,8 +232,7 @@ impl Load {
                 let rows = stats.total - before.stats.total;
                 let fits = done == count && rows == count;
                 ensure!(fits, "{rows} rows, {done} completed, of {count}");
-                let executions = *executed.borrow_and_update() - before.executed;
-                return Ok(Finish { at, rows, executions, drain });
+                return Ok(Stored { at, rows, drain });
             }
             ensure!(Instant::now() < stall, "{done} of {count} rows completed");
         }

@@ -114,11 +114,11 @@ impl Load {
         self.submit(count, task).await?;
         let accepted = start.elapsed();
         let finish = self.finished(&before, count as u64).await?;
-        let run = summary(count, finish.at - start, accepted);
+        let run = summary(count, finish.stored.at - start, accepted);
         Ok(Run {
-            rows: finish.rows,
+            rows: finish.stored.rows,
             executions: finish.executions,
-            drain_seconds: rounded(finish.drain),
+            drain_seconds: rounded(finish.stored.drain),
             ..run
         })
     }
@@ -139,11 +139,11 @@ impl Load {
             .await?;
         let accepted = start.elapsed();
         let finish = self.finished(&before, count as u64).await?;
-        let run = summary(count, finish.at - start, accepted);
+        let run = summary(count, finish.stored.at - start, accepted);
         Ok(Run {
-            rows: finish.rows,
+            rows: finish.stored.rows,
             executions: finish.executions,
-            drain_seconds: rounded(finish.drain),
+            drain_seconds: rounded(finish.stored.drain),
             accept: Some(Latency::of(samples)),
             ..run
         })

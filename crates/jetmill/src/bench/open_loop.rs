@@ -58,6 +58,7 @@ pub(super) struct Totals {
 pub(super) async fn run(
     load: &Load,
     arrivals: Arrivals,
+    task: impl Fn(u64) -> anyhow::Result<TaskSpec>,
     mut heard: impl FnMut(Duration),
 ) -> anyhow::Result<Totals> {
     let bus = load.client.bus().client().clone();
@@ -74,7 +75,7 @@ pub(super) async fn run(
             number = due.recv(), if open => {
                 open = number.is_some();
                 late = Instant::now();
-                submits.extend(number.map(|number| submit(load, &inbox, number)));
+                submits.extend(number.map(|number| submit(load, &inbox, (number, task(number)))));
             }
             Some(answer) = submits.next() => {
                 if let Err(error) = answer {
@@ -104,8 +105,12 @@ pub(super) async fn run(
     Ok(totals)
 }
 
-async fn submit(load: &Load, inbox: &str, number: u64) -> anyhow::Result<()> {
-    let mut spec = load.spec(number as usize)?.into_pb();
+async fn submit(
+    load: &Load,
+    inbox: &str,
+    (number, task): (u64, anyhow::Result<TaskSpec>),
+) -> anyhow::Result<()> {
+    let mut spec = task?.into_pb();
     spec.notify = format!("{inbox}.{number}");
     let spec = TaskSpec::parse(spec).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     load.client.submit(spec).await?;

@@ -57,6 +57,8 @@ pub(super) enum Row {
     Diamonds,
     /// The same way through bare `JetStream`
     Raw,
+    /// Commands: as many as go, and arrivals at a fixed rate that take a second each
+    Shell,
     /// Tasks in a queue that nobody serves: what each takes of the scheduler's memory
     Backlog,
 }
@@ -95,7 +97,7 @@ pub(super) struct Asked {
 }
 
 /// Every row, in the order in which they are measured: what leaves the least behind comes first.
-const ALL: [Row; 9] = [
+const ALL: [Row; 10] = [
     Row::Idle,
     Row::Chain,
     Row::Steady,
@@ -104,6 +106,7 @@ const ALL: [Row; 9] = [
     Row::Callers,
     Row::Diamonds,
     Row::Raw,
+    Row::Shell,
     Row::Backlog,
 ];
 
@@ -155,6 +158,8 @@ pub(super) const CHAIN: &str = "chain, a step";
 pub(super) const DIAMONDS: &str = "diamonds 1-10-1";
 pub(super) const MEMORY_IDLE: &str = "memory idle (PSS)";
 pub(super) const MEMORY_LOAD: &str = "memory under bulk load (PSS), peak";
+pub(super) const SHELL_MOST: &str = "commands, as many as go";
+pub(super) const SHELL_OUT: &str = "commands of a second each, at once";
 pub(super) const BACKLOG_BYTES: &str = "scheduler, a queued task";
 
 /// What a figure should be: at least or at most.
@@ -192,6 +197,7 @@ pub(super) fn goal(scenario: &Scenario, figure: &str) -> Option<Goal> {
         CHAIN => AtMost(1.0),
         MEMORY_IDLE => AtMost(100.0),
         MEMORY_LOAD => AtMost(350.0),
+        SHELL_MOST | SHELL_OUT => AtLeast(100.0),
         BACKLOG_BYTES => AtMost(128.0),
         name if name.ends_with(DIAMONDS) => AtLeast(1_500.0),
         _ => return None,

@@ -18,6 +18,7 @@ use super::{
     raw,
     report::Sheet,
     say,
+    shell::{Shells, Steady},
     site::Site,
     watch::{Seen, Watch},
     worker::Hands,
@@ -53,6 +54,9 @@ pub(super) struct Sizes {
     /// Graphs of the diamond runs
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "200,2000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     diamonds: Vec<u32>,
+    /// Commands that arrive a second, each of which takes one
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    shell_rate: u32,
     /// Tasks of the queue that nobody serves
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     backlog_tasks: u32,
@@ -144,6 +148,7 @@ fn word(row: Row) -> &'static str {
         Row::Callers => "callers",
         Row::Diamonds => "diamonds",
         Row::Raw => "raw",
+        Row::Shell => "shell",
         Row::Backlog => "backlog",
     }
 }
@@ -198,6 +203,7 @@ impl<'a> Rig<'a> {
             Row::Callers => self.callers(sheet).await,
             Row::Diamonds => self.diamonds(sheet).await,
             Row::Raw => self.raw(sheet).await,
+            Row::Shell => Box::pin(self.shell(sheet)).await,
             // It has a platform of its own.
             Row::Backlog => Ok(()),
         }
@@ -214,7 +220,8 @@ impl<'a> Rig<'a> {
     async fn steady(&self, sheet: &mut Sheet) -> anyhow::Result<()> {
         let arrivals = Arrivals { rate: self.sizes.rate, length: self.sizes.length };
         let mut samples = Samples::default();
-        let totals = open_loop::run(&self.load, arrivals, |took| samples.add(took)).await?;
+        let spec = |number| self.load.spec(number as usize);
+        let totals = open_loop::run(&self.load, arrivals, spec, |took| samples.add(took)).await?;
         let latency = samples.latency();
         anyhow::ensure!(
             totals.completed == arrivals.count(),
@@ -305,6 +312,29 @@ impl<'a> Rig<'a> {
             sheet.add(self.scenario, ("bulk / bare JetStream", "x"), ratio, "");
         }
         sheet.detail(self.scenario, "raw", json!(raw));
+        Ok(())
+    }
+
+    async fn shell(&self, sheet: &mut Sheet) -> anyhow::Result<()> {
+        let rate = self.sizes.shell_rate;
+        let shells = Shells::start(&self.site, &self.load).await?;
+        let most = shells.most(rate).await?;
+        let steady = shells.steady(Arrivals { rate, length: self.sizes.length }).await?;
+        shells.leave().await;
+        let s = self.scenario;
+        let how = format!("{} rows in {:.2} s, a process each", most.rows, most.seconds);
+        sheet.add(s, (plan::SHELL_MOST, "tasks/s"), most.tasks_per_second, how);
+        let Steady { tasks, tasks_per_second, beyond, .. } = &steady;
+        let how = format!("{rate} arrivals/s, {tasks} completed");
+        sheet.add(s, ("commands of a second each", "tasks/s"), *tasks_per_second, how);
+        let how = format!("the median of looks; at most {}", steady.out_most);
+        sheet.add(s, (plan::SHELL_OUT, "tasks"), steady.out_median as f64, how);
+        let how = format!("beside its second: {}", beyond.how());
+        sheet.add(s, ("commands of a second each, p99", "ms"), beyond.p99_ms, how);
+        let how = "of all processes of this machine, the commands among them";
+        let each = steady.cpu_seconds_each * 1e3;
+        sheet.add(s, ("commands of a second each, CPU", "ms/task"), each, how);
+        sheet.detail(s, "shell", json!({ "run": most, "steady": steady }));
         Ok(())
     }
 }

@@ -163,7 +163,7 @@ async fn load_and_look(
         window.lock().unwrap_or_else(PoisonError::into_inner).add(took);
         all.add(took);
     };
-    let totals = open_loop::run(&load, arrivals, heard).await;
+    let totals = open_loop::run(&load, arrivals, |number| load.spec(number as usize), heard).await;
     end.cancel();
     let lines = looks.join_next().await.context("nobody looked")???;
     let totals = totals?;

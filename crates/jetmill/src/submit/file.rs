@@ -48,7 +48,7 @@ fn task(line: &[u8], defaults: &Defaults) -> Result<TaskSpec, ApiError> {
             field.clone_from(default);
         }
     }
-    TaskSpec::parse(spec).map_err(ApiError::invalid)
+    TaskSpec::submitted(spec).map_err(ApiError::invalid)
 }
 
 #[cfg(test)]

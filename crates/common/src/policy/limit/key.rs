@@ -23,6 +23,8 @@ const NAMES: [&str; 9] = [
     "task_type",
     "tenant",
 ];
+/// Each `~` copies what stands before it, and that may be a whole input.
+const JOINS_MAX: usize = 8;
 /// Steps of one evaluation.
 const FUEL: u64 = 1_000;
 /// Expressions in one another.
@@ -65,8 +67,11 @@ impl Key {
         if source.len() > limits::KEY_SOURCE_BYTES_MAX {
             return Err(format!("is longer than {} bytes", limits::KEY_SOURCE_BYTES_MAX));
         }
-        if source.contains('*') {
-            return Err("must not multiply: a key only names".into());
+        if source.contains(['*', '+']) {
+            return Err("must not multiply or add: a key only names, and `~` joins".into());
+        }
+        if source.matches('~').count() > JOINS_MAX {
+            return Err(format!("must not join more than {JOINS_MAX} times"));
         }
         let compiled = ENVIRONMENT.compile_expression_owned(source.to_owned());
         let expression = compiled.map_err(|error| format!("is no expression: {}", said(&error)))?;
@@ -205,6 +210,8 @@ mod tests {
             ("input.", "no expression"),
             ("", "no expression"),
             ("input.n * 'a'", "multiply"),
+            ("input.n + input.n", "add"),
+            ("input.n~1~2~3~4~5~6~7~8~9", "join more than 8"),
             ("customer", "knows no `customer`"),
             ("range(1000000)", "knows no `range`"),
             ("'one'", "the same for every task"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::{
     id::{TaskId, TaskKey, Tenant},
     pb,
-    policy::schedule::{Advanced, Schedule},
+    policy::schedule::{Advanced, Schedule, tick_id},
     task::TaskSpec,
     time::Timestamp,
 };
@@ -262,7 +262,19 @@ fn nobody_moves_a_schedule_by_saying_that_he_is_its_run() {
     };
     let spec = TaskSpec::parse(forged).unwrap();
     book.schedules.created(&spec, 5);
-    assert_eq!(book.now("09:00:00").len(), 1);
+    // With the id of the tick, but of somebody else; and a run of theirs is none of this schedule's.
+    let tick = at("23:00:00");
+    let id = tick_id("s", tick).unwrap();
+    let theirs = pb::TaskSpec {
+        tenant: "other".into(),
+        task_id: id.to_string(),
+        schedule: Some(pb::Tick { name: "s".into(), tick: Some(tick.into()) }),
+        ..pb::TaskSpec::default()
+    };
+    let spec = TaskSpec::parse(theirs).unwrap();
+    book.schedules.created(&spec, 6);
+    book.schedules.opened("s", Run { key: TaskKey::new(&spec.tenant(), &id), id });
+    assert_eq!(book.now("09:00:00"), ["run 09:00:00 waits 0 cancels 0"]);
 }
 
 #[test]

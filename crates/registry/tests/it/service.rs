@@ -1,70 +1,16 @@
-//! The registry as a whole, on a real nats-server: what is published is answered.
+//! What is published is answered.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bus::{Bus, ConnectOptions, endpoint};
-use common::{
-    error::{ApiError, ErrorCode},
-    pb, subject,
-};
-use runtime::{Context, Health, clock::SystemClock};
+use bus::Bus;
+use common::{error::ErrorCode, pb, subject};
 use testkit::NatsServer;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-/// A registry that runs, and the connection of who asks it.
-struct Fixture {
-    bus: Bus,
-    health: Health,
-    shutdown: CancellationToken,
-    service: JoinHandle<anyhow::Result<()>>,
-}
+use crate::running::{Running, about, connect};
 
-impl Fixture {
-    async fn start(server: &NatsServer, ledger_url: &str) -> Self {
-        let options = ConnectOptions { url: server.url(), name: "test".into(), credentials: None };
-        let bus = bus::connect(&options).await.expect("a connection");
-        bus::streams::ensure(&bus, bus::streams::StreamOptions::default()).await.expect("streams");
-        let shutdown = CancellationToken::new();
-        let ctx = Context::new(bus.clone(), Arc::new(SystemClock), shutdown.clone(), "test")
-            .named("registry");
-        let health = ctx.health.clone();
-        let config = registry::Config { ledger_url: ledger_url.into() };
-        #[expect(clippy::disallowed_methods, reason = "the test joins it")]
-        let service = tokio::spawn(registry::run(ctx, config));
-        tokio::time::timeout(Duration::from_secs(20), health.wait_ready())
-            .await
-            .expect("ready in time");
-        Self { bus, health, shutdown, service }
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        let ended =
-            tokio::time::timeout(Duration::from_secs(5), self.service).await.expect("ends in time");
-        ended.expect("no panic").expect("no error");
-    }
-
-    async fn publish(&self, subject: &str, body: &str) -> u64 {
-        let ack = self.bus.jetstream().publish(subject.to_owned(), body.to_owned().into()).await;
-        ack.expect("sent").await.expect("stored").sequence
-    }
-
-    async fn ask<Resp: prost::Message + Default>(
-        &self,
-        method: &str,
-        request: impl prost::Message,
-    ) -> Result<Resp, ApiError> {
-        endpoint::request(&self.bus, "registry", method, &request).await
-    }
-
-    async fn get(&self, id: &str, min_sequence: u64) -> Result<pb::Task, ApiError> {
-        self.ask("get", about(id, min_sequence)).await
-    }
-}
-
-fn about(id: &str, min_sequence: u64) -> pb::GetRequest {
-    pb::GetRequest { tenant: String::new(), task_id: id.into(), min_sequence }
+async fn publish(bus: &Bus, subject: &str, body: &str) -> u64 {
+    let ack = bus.jetstream().publish(subject.to_owned(), body.to_owned().into()).await;
+    ack.expect("sent").await.expect("stored").sequence
 }
 
 fn shell(id: &str) -> pb::TaskSpec {
@@ -86,16 +32,17 @@ fn server() -> (NatsServer, tempfile::TempDir, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_messages_are_tasks_with_a_result_and_a_history() {
     let (server, _folder, url) = server();
-    let it = Fixture::start(&server, &url).await;
-    it.publish("task.created", r#"{"task_id":"t1","subsystem":"healing","priority":9}"#).await;
-    it.publish("task.started", r#"{"task_id":"t1"}"#).await;
+    let it = Running::start(&connect(&server).await, &url).await;
+    publish(&it.bus, "task.created", r#"{"task_id":"t1","subsystem":"healing","priority":9}"#)
+        .await;
+    publish(&it.bus, "task.started", r#"{"task_id":"t1"}"#).await;
     let early = it.ask::<pb::Outcome>("result", about("t1", 2)).await.expect_err("it runs");
     assert_eq!(early.code, ErrorCode::FailedPrecondition);
     let body =
         r#"{"task_id":"t1","success":true,"verification_passed":true,"result":{"n":1},"extra":7}"#;
-    let last = it.publish("task.completed", body).await;
+    let last = publish(&it.bus, "task.completed", body).await;
 
-    let task = it.get("t1", last).await.expect("the task");
+    let task = it.task("t1", last).await;
     assert_eq!(
         (task.state(), task.priority, task.subsystem.as_str()),
         (pb::TaskState::Completed, 9, "healing")
@@ -125,7 +72,7 @@ async fn plain_messages_are_tasks_with_a_result_and_a_history() {
 #[tokio::test(flavor = "multi_thread")]
 async fn submissions_are_listed_page_by_page_and_counted() {
     let (server, _folder, url) = server();
-    let it = Fixture::start(&server, &url).await;
+    let it = Running::start(&connect(&server).await, &url).await;
     let bad = pb::TaskSpec { priority: Some(11), ..shell("bad") };
     let tasks =
         (0..30).map(|n| shell(&format!("k{n:02}"))).chain([bad]).chain([shell("")]).collect();
@@ -180,14 +127,13 @@ async fn submissions_are_listed_page_by_page_and_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_shown_and_replayed_as_one_new_task() {
     let (server, _folder, url) = server();
-    let it = Fixture::start(&server, &url).await;
-    it.publish("task.created", "{broken").await;
+    let it = Running::start(&connect(&server).await, &url).await;
+    publish(&it.bus, "task.created", "{broken").await;
     let submit = pb::SubmitRequest { tasks: vec![shell("poor")] };
     it.ask::<pb::SubmitResponse>("submit", submit).await.expect("submitted");
-    let last = it
-        .publish("task.failed", r#"{"task_id":"poor","attempt":1,"cause":"CAUSE_ERROR","error":{"code":"exit_1","message":"no"}}"#)
+    let last = publish(&it.bus, "task.failed", r#"{"task_id":"poor","attempt":1,"cause":"CAUSE_ERROR","error":{"code":"exit_1","message":"no"}}"#)
         .await;
-    let task = it.get("poor", last).await.expect("the task");
+    let task = it.task("poor", last).await;
     assert_eq!(task.state(), pb::TaskState::Failed, "{task:?}");
 
     let pages = pb::ListDeadRequest { page_size: 1, ..pb::ListDeadRequest::default() };
@@ -227,21 +173,18 @@ async fn dead_letters_are_listed_shown_and_replayed_as_one_new_task() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_goes_on_where_its_ledger_is_and_two_of_them_agree() {
     let (server, _folder, url) = server();
-    let it = Fixture::start(&server, &url).await;
-    let first = it.publish("task.created", r#"{"task_id":"a"}"#).await;
-    it.get("a", first).await.expect("the task");
+    let it = Running::start(&connect(&server).await, &url).await;
+    let first = publish(&it.bus, "task.created", r#"{"task_id":"a"}"#).await;
+    it.task("a", first).await;
     it.stop().await;
 
-    let options = ConnectOptions { url: server.url(), name: "test".into(), credentials: None };
-    let bus = bus::connect(&options).await.expect("a connection");
-    let ack =
-        bus.jetstream().publish("task.created", r#"{"task_id":"b"}"#.into()).await.expect("sent");
-    ack.await.expect("stored");
-    let one = Fixture::start(&server, &url).await;
-    let two = Fixture::start(&server, &url).await;
+    let bus = connect(&server).await;
+    publish(&bus, "task.created", r#"{"task_id":"b"}"#).await;
+    let one = Running::start(&bus, &url).await;
+    let two = Running::start(&bus, &url).await;
     let mut last = 0;
     for n in 0..40 {
-        last = one.publish("task.created", &format!(r#"{{"task_id":"n{n}"}}"#)).await;
+        last = publish(&one.bus, "task.created", &format!(r#"{{"task_id":"n{n}"}}"#)).await;
     }
     for registry in [&one, &two] {
         let request = pb::StatsRequest { min_sequence: last };
@@ -258,23 +201,14 @@ async fn a_registry_goes_on_where_its_ledger_is_and_two_of_them_agree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_log_stops_the_registry_with_instructions() {
     let (old, _folder, url) = server();
-    let it = Fixture::start(&old, &url).await;
-    let last = it.publish("task.created", r#"{"task_id":"a"}"#).await;
-    it.get("a", last).await.expect("the task");
+    let it = Running::start(&connect(&old).await, &url).await;
+    let last = publish(&it.bus, "task.created", r#"{"task_id":"a"}"#).await;
+    it.task("a", last).await;
     it.stop().await;
 
     let new = NatsServer::start().expect("a nats-server");
-    let options = ConnectOptions { url: new.url(), name: "test".into(), credentials: None };
-    let bus = bus::connect(&options).await.expect("a connection");
-    bus::streams::ensure(&bus, bus::streams::StreamOptions::default()).await.expect("streams");
-    let ctx = Context::new(bus, Arc::new(SystemClock), CancellationToken::new(), "test")
-        .named("registry");
-    let run = registry::run(ctx, registry::Config { ledger_url: url });
-    let error = tokio::time::timeout(Duration::from_secs(10), run)
-        .await
-        .expect("it ends")
-        .expect_err("it refuses");
-    assert!(runtime::chain(&error).contains("restore the log"), "{error:#}");
+    let (error, _) = Running::begin(&connect(&new).await, &url).refusal().await;
+    assert!(error.contains("restore the log"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,14 +222,14 @@ async fn while_the_database_is_away_nothing_is_lost_and_the_registry_is_not_read
     let set = async |statement: String| {
         sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&admin).await.expect("done");
     };
-    let it = Fixture::start(&server, &url).await;
-    let first = it.publish("task.created", r#"{"task_id":"a"}"#).await;
-    it.get("a", first).await.expect("the task");
+    let it = Running::start(&connect(&server).await, &url).await;
+    let first = publish(&it.bus, "task.created", r#"{"task_id":"a"}"#).await;
+    it.task("a", first).await;
 
     set(format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")).await;
     set(format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
         .await;
-    let last = it.publish("task.created", r#"{"task_id":"b"}"#).await;
+    let last = publish(&it.bus, "task.created", r#"{"task_id":"b"}"#).await;
     testkit::eventually("not ready", Duration::from_secs(10), async || {
         (!it.health.is_ready()).then_some(())
     })
@@ -305,7 +239,7 @@ async fn while_the_database_is_away_nothing_is_lost_and_the_registry_is_not_read
     assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
 
     set(format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")).await;
-    let task = it.get("b", last).await.expect("it caught up");
+    let task = it.task("b", last).await;
     assert_eq!(task.sequence, last);
     assert!(it.health.is_ready());
     it.stop().await;

@@ -1,8 +1,8 @@
-//! The registry on a log that is cut, on a real nats-server.
+//! The registry on a log that is cut.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
 
-use bus::{Bus, ConnectOptions, Cursor, Message, Publisher, Reader, endpoint, trim};
+use bus::{Bus, Cursor, Message, Publisher, Reader, trim};
 use common::{
     event::{Event, Kind, TaskEvent},
     id::{TaskId, Tenant},
@@ -14,51 +14,10 @@ use registry::{
     ledger::{self, Batch, Ledger, Position},
     row::Row,
 };
-use runtime::{Context, Health, clock::SystemClock};
 use scheduler::plan::{Found, Planner};
 use testkit::NatsServer;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-struct Service {
-    health: Health,
-    shutdown: CancellationToken,
-    running: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Service {
-    fn begin(bus: &Bus, ledger_url: &str) -> Self {
-        let shutdown = CancellationToken::new();
-        let ctx = Context::new(bus.clone(), Arc::new(SystemClock), shutdown.clone(), "test")
-            .named("registry");
-        let health = ctx.health.clone();
-        let config = registry::Config { ledger_url: ledger_url.into() };
-        #[expect(clippy::disallowed_methods, reason = "the test joins it")]
-        let running = tokio::spawn(registry::run(ctx, config));
-        Self { health, shutdown, running }
-    }
-
-    async fn start(bus: &Bus, ledger_url: &str) -> Self {
-        let it = Self::begin(bus, ledger_url);
-        tokio::time::timeout(Duration::from_secs(20), it.health.wait_ready())
-            .await
-            .expect("ready in time");
-        it
-    }
-
-    /// Why it ended by itself, and what its readiness says.
-    async fn refusal(self) -> (String, String) {
-        let ended = tokio::time::timeout(Duration::from_secs(10), self.running).await;
-        let error = ended.expect("it ends").expect("no panic").expect_err("it refuses");
-        (runtime::chain(&error), format!("{:?}", self.health.snapshot()))
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        let ended = tokio::time::timeout(Duration::from_secs(5), self.running).await;
-        ended.expect("ends in time").expect("no panic").expect("no error");
-    }
-}
+use crate::running::{Running, connect};
 
 /// Folds the log as a scheduler does, and cuts it as a leader does.
 struct Leader {
@@ -164,18 +123,6 @@ fn task_event(id: &str, kind: Kind) -> TaskEvent {
     TaskEvent::new(Tenant::default(), TaskId::parse(id).expect("an id"), "test", kind)
 }
 
-async fn connect(server: &NatsServer) -> Bus {
-    let options = ConnectOptions { url: server.url(), name: "test".into(), credentials: None };
-    let bus = bus::connect(&options).await.expect("a connection");
-    bus::streams::ensure(&bus, bus::streams::StreamOptions::default()).await.expect("streams");
-    bus
-}
-
-async fn get(bus: &Bus, id: &str, min_sequence: u64) -> pb::Task {
-    let request = pb::GetRequest { task_id: id.into(), min_sequence, ..pb::GetRequest::default() };
-    endpoint::request(bus, "registry", "get", &request).await.expect("the task")
-}
-
 async fn rows(ledger: &dyn Ledger) -> Vec<Row> {
     let page = ledger.list(None, None, 1_000).await.expect("a page");
     assert!(!page.more);
@@ -208,7 +155,7 @@ async fn a_new_ledger_on_a_log_that_was_cut_knows_the_open_tasks_of_the_old_one(
     let folder = tempfile::tempdir().expect("a folder");
     let url = |name: &str| format!("sqlite:{}", folder.path().join(name).display());
     let bus = connect(&server).await;
-    let warm = Service::start(&bus, &url("warm.db")).await;
+    let warm = Running::start(&bus, &url("warm.db")).await;
     let mut leader = Leader::new(&bus).await;
     for n in 0..40 {
         leader.submit(&format!("open{n}"), "waits").await;
@@ -223,22 +170,22 @@ async fn a_new_ledger_on_a_log_that_was_cut_knows_the_open_tasks_of_the_old_one(
     let cut = leader.cut(floor).await;
 
     // The log is purged below the floor: what the ledger knows from there it has itself.
-    assert_eq!(get(&bus, "open7", cut).await.title, "waits");
-    let old = get(&bus, "done", cut).await;
+    assert_eq!(warm.task("open7", cut).await.title, "waits");
+    let old = warm.task("done", cut).await;
     assert_eq!((old.title.as_str(), old.state()), ("the first", pb::TaskState::Completed));
     // Its id is new now, and that of a task that ended above the floor is not.
     let again = leader.submit("done", "the second").await;
     let repeat = leader.submit("late", "never").await;
-    let new = get(&bus, "done", repeat).await;
+    let new = warm.task("done", repeat).await;
     assert_eq!((new.title.as_str(), new.sequence), ("the second", again));
     assert_eq!(new.state(), pb::TaskState::Pending);
-    assert_eq!(get(&bus, "late", repeat).await.title, "ends above the floor");
+    assert_eq!(warm.task("late", repeat).await.title, "ends above the floor");
     leader.catch_up().await;
     let key = common::id::TaskKey::new(&Tenant::default(), &TaskId::parse("done").expect("an id"));
     assert!(matches!(leader.planner.find(key), Some(Found::Open(..))));
     let started = pb::Started { attempt: 1, worker: "w".into() };
     let last = leader.say("open5", Kind::Started(started)).await;
-    assert_eq!(get(&bus, "open5", last).await.state(), pb::TaskState::Running);
+    assert_eq!(warm.task("open5", last).await.state(), pb::TaskState::Running);
     warm.stop().await;
 
     // An empty one, one that was killed before it came to the cut, and one in the other database.
@@ -253,10 +200,10 @@ async fn a_new_ledger_on_a_log_that_was_cut_knows_the_open_tasks_of_the_old_one(
     let all = knows(&url("warm.db"), floor).await;
     assert_eq!(all.len(), 44, "{all:#?}");
     for url in [url("cold.db"), url("killed.db"), postgres] {
-        let cold = Service::start(&bus, &url).await;
-        let task = get(&bus, "open7", last).await;
+        let cold = Running::start(&bus, &url).await;
+        let task = cold.task("open7", last).await;
         assert_eq!((task.title.as_str(), task.sequence), ("waits", 8));
-        let late = get(&bus, "late", last).await;
+        let late = cold.task("late", last).await;
         assert_eq!(late.state(), pb::TaskState::Completed);
         assert_eq!(late.result.map(|r| r.text).as_deref(), Some("\"late\""));
         cold.stop().await;
@@ -281,19 +228,19 @@ async fn a_ledger_behind_the_cut_and_a_log_purged_by_hand_stop_with_instructions
     let to = Position { cursor, clock: Timestamp::default(), floor: 0, cold_until: 0 };
     let (tasks, entries, counts) = Default::default();
     old.record(Batch { from: None, to, tasks, entries, counts }).await.expect("recorded");
-    let (error, readiness) = Service::begin(&bus, &url("old.db")).refusal().await;
+    let (error, readiness) = Running::begin(&bus, &url("old.db")).refusal().await;
     for said in [&error, &readiness] {
         assert!(said.contains("restore a newer copy of the ledger"), "{said}");
         assert!(said.contains("up to 5 at least"), "{said}");
         assert!(said.contains("move the ledger away"), "{said}");
     }
     // What they say helps.
-    let new = Service::start(&bus, &url("new.db")).await;
-    assert_eq!(get(&bus, "t0", 9).await.title, "waits");
+    let new = Running::start(&bus, &url("new.db")).await;
+    assert_eq!(new.task("t0", 9).await.title, "waits");
     new.stop().await;
 
     trim::purge_below(&bus, 8).await.expect("purged");
-    let (error, readiness) = Service::begin(&bus, &url("newer.db")).refusal().await;
+    let (error, readiness) = Running::begin(&bus, &url("newer.db")).refusal().await;
     for said in [&error, &readiness] {
         assert!(said.contains("counts from message 6, but begins at 8"), "{said}");
         assert!(said.contains("purged by hand"), "{said}");

@@ -1,0 +1,5 @@
+//! The registry as a whole, on a real nats-server.
+
+mod running;
+mod service;
+mod trimmed;
