@@ -49,8 +49,8 @@ pub fn step(world: &mut World) -> Result<(), Broken> {
     if world.client.quiet {
         return Ok(());
     }
-    let policies = if world.setup.policies { 5 } else { 0 };
-    match world.random.weighted(&[60, 12, 6, 22, 2, policies]) {
+    let policies = u32::from(world.setup.policies);
+    match world.random.weighted(&[60, 12, 6, 22, 3 * policies, 5 * policies]) {
         0 => submit(world),
         1 => {
             let order = order(world);

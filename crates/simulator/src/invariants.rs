@@ -17,8 +17,8 @@ use scheduler::{
 };
 
 pub use self::policies::{
-    disabled_types_hold, no_tick_is_forgotten, no_tick_is_passed_over, one_for_each_key_and_period,
-    policy_is_kept, resting_schedules_rest, versions_stay,
+    disabled_types_hold, no_limit_is_exceeded, no_tick_is_forgotten, no_tick_is_passed_over,
+    one_for_each_key_and_period, policy_is_kept, resting_schedules_rest, versions_stay,
 };
 use self::policies::{documents, schedules};
 pub use self::reading::{nobody_is_cut_off, old_readers_stop, payloads_stay};
@@ -34,7 +34,7 @@ pub struct Broken {
 }
 
 /// Every invariant: its name and its words.
-pub const ALL: [(&str, &str); 24] = [
+pub const ALL: [(&str, &str); 25] = [
     ("ends_once", "A task ends once; what comes after its end changes nothing."),
     ("everyone_agrees", "Every service that has read as far says the same about a task."),
     (
@@ -61,6 +61,10 @@ pub const ALL: [(&str, &str); 24] = [
     ("nobody_is_cut_off", "Trimming never takes away what somebody has yet to read."),
     ("payloads_stay", "Trimming never takes away what an open task is to do."),
     ("policy_is_kept", "Trimming never takes away a limit, a schedule or a task type."),
+    (
+        "no_limit_is_exceeded",
+        "While a leader knows of a limit it lets no more out than that, over leaders and cuts of the log.",
+    ),
     ("a_tick_fires_once", "A tick of a schedule has one task, over leaders and cuts of the log."),
     (
         "no_tick_is_passed_over",
@@ -330,9 +334,13 @@ pub fn pauses_hold(truth: &Truth, queue: &str, folded: u64) -> Held {
     Ok(())
 }
 
-/// Nothing goes out before something ready of a higher priority in the same queue.
+/// Nothing goes out before something ready of a higher priority in the same queue, if that has no limits.
 pub fn priorities_hold(truth: &Truth, planner: &Planner, ticket: Ticket) -> Held {
     let Some(released) = planner.entry(ticket) else { return Ok(()) };
+    // Where there are limits, one of them may hold what counts more.
+    if !planner.limits_of(&released).is_empty() {
+        return Ok(());
+    }
     let queue = planner.queue_of(&released).0;
     for (key, task) in &truth.tasks {
         if let Some(Found::Open(_, other)) = planner.find(*key)

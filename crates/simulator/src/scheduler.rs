@@ -80,6 +80,7 @@ enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Point {
     Decide,
+    Keys,
     Fire,
     Release,
     Fence,

@@ -16,14 +16,27 @@ const SCHEDULES: [&str; 2] = ["calm", "often"];
 /// Task types; the second brings a schedule of its own name.
 pub const TYPES: [&str; 2] = ["digest", "report"];
 
-/// A change of a limit.
+/// A change of a limit of the second queue: for all, or for each key.
 pub(super) fn limit(world: &mut World) {
-    let name = ["one", "two", "three"][world.random.below(3)];
-    let room = (!world.random.one_in(3)).then(|| world.random.between(1_000, 1_003) as u32);
-    // It is never reached: what it says is all the same here.
-    let limit =
-        |room| pb::Limit { queue: "none".into(), concurrency: Some(room), ..pb::Limit::default() };
-    let body = room.map_or(Body::Removed(policy::Kind::Limit), |r| Body::Limit(Box::new(limit(r))));
+    let random = &mut world.random;
+    let name = ["all", "each", "pace"][random.below(3)];
+    let mut limit = pb::Limit { queue: QUEUES[1].into(), ..pb::Limit::default() };
+    match name {
+        "all" => limit.concurrency = Some(random.between(1, 3) as u32),
+        "each" => {
+            limit.key = "input.k".into();
+            limit.concurrency = Some(random.between(1, 2) as u32);
+        }
+        _ => {
+            let count = random.between(2, 8) as u32;
+            limit.rate = Some(pb::LimitRate { count, per: Some(millis(2_000)), burst: None });
+        }
+    }
+    let body = if random.one_in(3) {
+        Body::Removed(policy::Kind::Limit)
+    } else {
+        Body::Limit(Box::new(limit))
+    };
     world.client.orders.push(Order::Documents(vec![document(name, body)]));
 }
 

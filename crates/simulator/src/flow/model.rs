@@ -236,7 +236,17 @@ impl Model {
         let others = || self.open().filter(|o| o.customer == task.customer && o.id != task.id);
         let waits = |other: &&Task| other.place == Place::Waiting;
         let limit = |name: &str| self.limits.get(name).map(|known| &known.limit);
-        let fits = task.place == Place::Waiting
+        // Only what came after its limit is judged, and only when it comes.
+        let judged = match decision {
+            Decision::Refused(Refusal::Superseded) => Some("calm"),
+            Decision::Refused(Refusal::Duplicate) => Some("one"),
+            Decision::Refused(Refusal::TooMany) => Some("depth"),
+            _ => None,
+        };
+        let since = |name| self.limits.get(name).map_or(0, |known| known.set);
+        let may = judged.is_none_or(|name| !task.tried && task.number > since(name));
+        let fits = may
+            && task.place == Place::Waiting
             && match decision {
                 Decision::Refused(Refusal::Superseded) => {
                     limit("calm").is_some() && others().any(|other| other.number > task.number)

@@ -11,7 +11,8 @@ use common::{
     time::Timestamp,
 };
 use scheduler::{
-    plan::{Entry, Planner},
+    office::Out,
+    plan::{Entry, Found, Place, Planner},
     schedule::{Known, Order},
 };
 
@@ -111,6 +112,9 @@ pub fn no_tick_is_passed_over(
     let open = truth.open_runs(name, cursor);
     let due = due((&schedule, name), decided, open, now);
     let fits = match order {
+        Order::Create { tick, .. } if truth.schedules.has_fired(name, *tick, cursor) => {
+            return broken("a_tick_fires_once", format!("{name} at {tick}"));
+        }
         Order::Create { tick, spec, .. } => due == Due::Runs(*tick, spec.depends_on().len()),
         Order::Advance(advanced) => match due {
             Due::Late(last) => {
@@ -141,6 +145,42 @@ pub fn no_tick_is_forgotten(truth: &Truth, now: Timestamp) -> Held {
         {
             let detail = format!("tick {tick} of {name} is not decided at {now}");
             return broken("nothing_is_forgotten", detail);
+        }
+    }
+    Ok(())
+}
+
+/// While a leader knows of a limit it lets no more out than that: what it knows to be out, and what lies
+/// in the work queue whether it knows it or not.
+pub fn no_limit_is_exceeded(
+    truth: &Truth,
+    planner: &Planner,
+    released: TaskKey,
+    lies: &[Out],
+) -> Held {
+    let spec = |key| truth.tasks.get(&key).and_then(|task| task.spec.as_ref());
+    let (Some(Found::Open(_, entry)), Some(own)) = (planner.find(released), spec(released)) else {
+        return Ok(());
+    };
+    let queue = planner.queue_of(&entry).0;
+    for named in planner.limits_of(&entry) {
+        let key_of = |spec| named.limit.key.as_ref().map(|key| key.of(spec));
+        let Some(max) = named.limit.out_max() else { continue };
+        let is_out = |key: &TaskKey| match planner.find(*key) {
+            Some(Found::Open(_, other)) => {
+                planner.queue_of(&other).0 == queue
+                    && !other.state.external
+                    && spec(*key).is_some_and(|spec| key_of(spec) == key_of(own))
+                    && (matches!(other.place, Place::Released(_))
+                        || lies.contains(&(*key, other.state.attempt())))
+            }
+            _ => false,
+        };
+        let out = truth.tasks.keys().filter(|key| is_out(key)).count();
+        if out > max as usize {
+            let (name, limit) = (truth.name(released), &named.name);
+            let detail = format!("with {name} {out} are out, by limit {limit} {max} may be");
+            return broken("no_limit_is_exceeded", detail);
         }
     }
     Ok(())

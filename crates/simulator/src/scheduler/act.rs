@@ -62,6 +62,9 @@ impl Scheduler {
         if from <= Point::Decide && self.decide(world)? {
             return Ok(());
         }
+        if from <= Point::Keys {
+            self.read_keys(world)?;
+        }
         if from <= Point::Fire && self.fire(world)? {
             return Ok(());
         }
@@ -133,7 +136,7 @@ impl Scheduler {
                         }
                     }
                 }
-                self.go_on(world, Point::Fire)
+                self.go_on(world, Point::Keys)
             }
             Stage::Firing(firing) => self.fired(world, *firing),
             Stage::Trimming { token, says, since_us } => {

@@ -1,4 +1,4 @@
-//! **Pure.** What a leader does about ticks, in the order of the product's shell: runs that are replaced
+//! **Pure.** What a leader does about ticks, and reads for limits, in the order of the product's shell: runs that are replaced
 //! are asked to end, tasks are created, and what has none is said.
 
 use common::{
@@ -26,6 +26,8 @@ use crate::{
 
 /// Schedules that are decided together.
 const FIRE_MAX: usize = 3;
+/// Tasks whose keys are read together.
+const KEYS_MAX: usize = 4;
 /// Pause before a decision that the log did not take is made again.
 const AGAIN_AFTER_US: i64 = 1_000_000;
 
@@ -71,6 +73,20 @@ impl Scheduler {
         };
         let runs = firing.into_iter().flat_map(|firing| firing.rest.iter().chain(&firing.ready));
         runs.map(|run| key(&run.spec))
+    }
+
+    /// Reads the keys of tasks that were there before their limits.
+    pub(super) fn read_keys(&mut self, world: &mut World) -> Result<(), Broken> {
+        for ticket in self.planner.unkeyed(KEYS_MAX) {
+            let Some(entry) = self.planner.entry(ticket) else { continue };
+            match self.payload(world, &entry)? {
+                Some((spec, _)) if !world.fault(world.setup.refusals, 12) => {
+                    self.planner.keyed(ticket, &spec);
+                }
+                Some(_) | None => self.planner.not_keyed(ticket),
+            }
+        }
+        Ok(())
     }
 
     /// Decides about ticks that are due; says whether it waits for the log.

@@ -33,6 +33,8 @@ impl Scheduler {
                 invariants::priorities_hold(&world.truth, &self.planner, *ticket)?;
                 if let Some(entry) = self.planner.entry(*ticket) {
                     invariants::disabled_types_hold(&world.truth, entry.key, self.cursor)?;
+                    let (truth, lies) = (&world.truth, world.queue.out());
+                    invariants::no_limit_is_exceeded(truth, &self.planner, entry.key, &lies)?;
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! **Pure.** The onlooker's account of schedules: where each stands by what the log says, and which
 //! ticks have had a task, for ever.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use common::{
     policy::schedule::{Advanced, Schedule, before},
@@ -23,8 +23,8 @@ pub struct Stand {
 struct Account {
     /// How it stood after each message that changed that.
     history: Vec<(u64, Stand)>,
-    /// Ticks that have had a task.
-    fired: BTreeSet<Timestamp>,
+    /// Ticks that have had a task, and the message that says so.
+    fired: BTreeMap<Timestamp, u64>,
 }
 
 /// The accounts of all schedules.
@@ -45,6 +45,12 @@ impl Schedules {
         let account = self.known.get(name);
         let upto = account.and_then(|a| a.history.iter().rev().find(|(at, _)| *at <= sequence));
         upto.map(|(_, stand)| stand.clone()).unwrap_or_default()
+    }
+
+    /// Whether a tick has had its task after a message.
+    pub fn has_fired(&self, name: &str, tick: Timestamp, sequence: u64) -> bool {
+        let fired = self.known.get(name).and_then(|account| account.fired.get(&tick));
+        fired.is_some_and(|at| *at <= sequence)
     }
 
     /// Every schedule that there is, as it stands now.
@@ -82,7 +88,7 @@ impl Schedules {
     ) -> Result<(), Broken> {
         let Stand { schedule, decided } = self.at(name, u64::MAX);
         let account = self.known.entry(name.to_owned()).or_default();
-        if is_new && !account.fired.insert(tick) {
+        if is_new && account.fired.insert(tick, sequence).is_some() {
             return invariants::broken("a_tick_fires_once", format!("{name} at {tick}"));
         }
         let (Some(current), Some(stood)) = (&schedule, decided) else { return Ok(()) };
