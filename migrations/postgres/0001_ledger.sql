@@ -74,6 +74,15 @@ CREATE TABLE events (
     PRIMARY KEY (task, place)
 );
 
+-- The large inputs and results in the object store, and whose they are: what no task needs any more is
+-- removed from there.
+CREATE TABLE objects (
+    name TEXT COLLATE "C" NOT NULL,
+    -- The place of the task.
+    task BIGINT NOT NULL,
+    PRIMARY KEY (name, task)
+);
+
 -- How far the fold has come, in the same transaction as what it made: one row.
 CREATE TABLE log_cursor (
     one BIGINT PRIMARY KEY CHECK (one = 1),

@@ -74,6 +74,15 @@ CREATE TABLE events (
     PRIMARY KEY (task, place)
 ) WITHOUT ROWID;
 
+-- The large inputs and results in the object store, and whose they are: what no task needs any more is
+-- removed from there.
+CREATE TABLE objects (
+    name TEXT NOT NULL,
+    -- The place of the task.
+    task INTEGER NOT NULL,
+    PRIMARY KEY (name, task)
+) WITHOUT ROWID;
+
 -- How far the fold has come, in the same transaction as what it made: one row.
 CREATE TABLE log_cursor (
     one INTEGER PRIMARY KEY CHECK (one = 1),

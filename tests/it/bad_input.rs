@@ -43,7 +43,6 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
         (json!({ "schedule": { "name": "nightly" } }), &["schedule", "set by the scheduler"]),
         (json!({ "title": long(513) }), &["title", "512"]),
         (json!({ "description": long(9_000) }), &["description"]),
-        (json!({ "input": long(300_000) }), &["input", "bytes"]),
         (json!({ "metadata": [1] }), &["metadata", "object"]),
         (
             json!({ "priority": 99, "sla_hours": -1, "queue": "" , "title": long(600) }),

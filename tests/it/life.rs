@@ -4,9 +4,11 @@
 //! their own. What has to be exact (who runs when) runs on workers in the test's own process.
 
 mod cancel;
+mod containers;
 mod executors;
 mod graph;
 mod hostile;
+mod hostile_containers;
 mod limits;
 mod order;
 mod retry;

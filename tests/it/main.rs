@@ -7,6 +7,7 @@ mod chaos;
 mod doors;
 mod kills;
 mod life;
+mod objects;
 mod python;
 mod reference;
 mod reflection;

@@ -144,7 +144,28 @@ async fn a_worker_in_python_and_one_in_rust_serve_one_queue() -> anyhow::Result<
     let fail = rig.submit(fail).await?;
     let failed = rig.fails(&fail, Cause::Rejected, "broken").await?;
     assert_eq!(failed.error.unwrap_or_default().message, "as it was told");
+    large(&rig).await?;
     python.kill().await?;
+    Ok(())
+}
+
+/// What is too large for an event goes through the object store, both ways.
+async fn large(rig: &Rig) -> anyhow::Result<()> {
+    let words = (0..200_000).map(|n| format!("wörd-{n}")).collect::<Vec<_>>();
+    let executor = json!({ "worker": { "handler": "words" } });
+    let text = words.join(" ");
+    let task = json!({ "queue": "shared", "executor": executor, "input": { "text": text } });
+    let task = rig.submit(task).await?;
+    let done = rig.completes(&task).await?;
+    assert!(done.input_object.is_some() && done.result_object.is_some());
+    assert_eq!(rig.result(&task).await?, json!({ "words": words }));
+    let gone = "SHA-256=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let missing = json!({
+        "queue": "shared", "executor": executor, "retry": { "max_attempts": 1 },
+        "input_object": { "name": "nothing", "bytes": 1, "digest": gone },
+    });
+    let missing = rig.submit(missing).await?;
+    rig.fails(&missing, Cause::Error, "input_missing").await?;
     Ok(())
 }
 

@@ -28,6 +28,13 @@ impl Rig {
         let view = View::of(&dev.addresses().nats).await?;
         Ok(Self { dev, view })
     }
+
+    /// Kills the platform, where it still runs, and starts it again on the same data.
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
+        self.dev.restart().await?;
+        self.view = View::of(&self.dev.addresses().nats).await?;
+        Ok(())
+    }
 }
 
 impl Deref for Rig {
@@ -92,6 +99,11 @@ impl View {
 
     pub(crate) async fn completes(&self, id: &TaskId) -> anyhow::Result<pb::Task> {
         self.ends(id, pb::TaskState::Completed).await
+    }
+
+    /// What a task that ended produced, whole.
+    pub(crate) async fn result(&self, id: &TaskId) -> anyhow::Result<Value> {
+        Ok(value(self.client.result(&Tenant::default(), id).await?.result.as_ref()))
     }
 
     /// Waits for a failure with this cause and code.
@@ -230,7 +242,8 @@ pub(crate) fn gate() -> Gate {
 /// Reads a submission written as JSON.
 pub(crate) fn spec(task: Value) -> anyhow::Result<TaskSpec> {
     let spec: pb::TaskSpec = serde_json::from_value(task).context("no submission")?;
-    TaskSpec::parse(spec).map_err(|problems| anyhow::anyhow!("no valid submission: {problems:?}"))
+    TaskSpec::submitted(spec)
+        .map_err(|problems| anyhow::anyhow!("no valid submission: {problems:?}"))
 }
 
 pub(crate) fn is_over(state: pb::TaskState) -> bool {

@@ -9,6 +9,7 @@ pub mod cursors;
 pub mod endpoint;
 pub mod heartbeat;
 pub mod live;
+pub mod objects;
 mod publish;
 mod read;
 pub mod streams;

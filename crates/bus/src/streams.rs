@@ -26,11 +26,17 @@ pub struct StreamOptions {
     pub replicas: usize,
     /// Most bytes of the log. A full log refuses new work.
     pub log_bytes_max: i64,
+    /// Most bytes of the object store. A full one refuses large inputs and results.
+    pub objects_bytes_max: i64,
 }
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        Self { replicas: 1, log_bytes_max: limits::LOG_BYTES_MAX }
+        Self {
+            replicas: 1,
+            log_bytes_max: limits::LOG_BYTES_MAX,
+            objects_bytes_max: limits::OBJECTS_BYTES_MAX,
+        }
     }
 }
 
@@ -75,11 +81,21 @@ pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
         num_replicas: options.replicas,
         ..object_store::Config::default()
     };
-    if bus.jetstream().get_object_store(subject::SNAPSHOTS).await.is_err() {
-        bus.jetstream()
-            .create_object_store(snapshots)
-            .await
-            .context("failed to create the object store SNAPSHOTS")?;
+    let objects = object_store::Config {
+        bucket: subject::OBJECTS.into(),
+        description: Some("inputs and results that are too large for events".into()),
+        max_bytes: options.objects_bytes_max,
+        num_replicas: options.replicas,
+        ..object_store::Config::default()
+    };
+    for config in [snapshots, objects] {
+        let bucket = config.bucket.clone();
+        if bus.jetstream().get_object_store(&bucket).await.is_err() {
+            bus.jetstream()
+                .create_object_store(config)
+                .await
+                .with_context(|| format!("failed to create the object store {bucket}"))?;
+        }
     }
     Ok(())
 }

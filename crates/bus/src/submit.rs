@@ -21,7 +21,7 @@ use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::{Bus, Publisher, publish};
+use crate::{Bus, Publisher, objects, publish};
 
 /// Keyed submissions of one call that are under way at once.
 const KEYED_IN_FLIGHT_MAX: usize = 64;
@@ -35,6 +35,14 @@ pub async fn submit(
     let mut answers = Vec::with_capacity(specs.len());
     let (mut keyed, mut fresh) = (Vec::new(), Vec::new());
     for (place, spec) in specs.into_iter().enumerate() {
+        // Before the log: an event never names what is not there.
+        let spec = match objects::keep_input(bus, spec).await {
+            Ok(spec) => spec,
+            Err(error) => {
+                answers.push(Some(Err(error)));
+                continue;
+            }
+        };
         answers.push(None);
         match spec.id() {
             Some(id) => keyed.push((place, id, spec)),

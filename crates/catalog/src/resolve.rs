@@ -3,7 +3,7 @@
 use common::{
     error::Violation,
     id::{TaskId, Tenant},
-    pb,
+    limits, pb,
     policy::task_type,
     task::{TaskSpec, UNKNOWN, UNTITLED},
     time::Timestamp,
@@ -37,7 +37,7 @@ impl Compiled {
     /// Checks a type and makes it ready; or everything that is wrong with it.
     pub fn new(given: &pb::TaskType) -> Result<Self, Vec<Violation>> {
         let mut violations = task_type::check(given);
-        let max = common::limits::DOCUMENT_BYTES_MAX - 1024;
+        let max = limits::DOCUMENT_BYTES_MAX - 1024;
         if given.encoded_len() > max {
             let problem = format!("must have at most {max} bytes encoded");
             violations.push(Violation { field: "task_type".into(), problem });
@@ -76,6 +76,17 @@ impl Compiled {
         submission: pb::TaskSpec,
         created: Timestamp,
     ) -> Result<Resolved, Vec<Violation>> {
+        if let Some(object) = &submission.input_object
+            && self.reads_input()
+        {
+            let (name, max) = (&self.task_type.name, limits::INPUT_BYTES_MAX);
+            let problem = format!(
+                "has {} bytes, and type {name} reads its input, of which it can read {max}; give \
+                 such a type the place of what is large",
+                object.bytes
+            );
+            return Err(vec![Violation { field: "input".into(), problem }]);
+        }
         let input = submission.input.as_ref().map(pb::Json::to_value);
         let input = input.unwrap_or_else(|| serde_json::json!({}));
         let violations = self.schema.as_ref().map(|schema| schema::problems(schema, &input));
@@ -101,6 +112,22 @@ impl Compiled {
         // The same bounds as for a task that says everything itself.
         TaskSpec::parse(spec.clone())?;
         Ok(Resolved { spec, unique })
+    }
+
+    /// Whether what a submission becomes depends on its input: on what cannot be seen of a large one.
+    fn reads_input(&self) -> bool {
+        let mut reads = self.schema.is_some();
+        let mut look = |_: &str, source: &str| {
+            reads |= source.contains("{{") || source.contains("{%");
+            Ok::<_, ()>(String::new())
+        };
+        if let Some(executor) = &self.task_type.executor {
+            let _ = task_type::map_texts(executor, &mut look);
+        }
+        if let Some(unique) = &self.task_type.unique {
+            let _ = look("unique.key", &unique.key);
+        }
+        reads
     }
 
     fn unique_id(&self, tenant: &str, key: &str, created: Timestamp) -> Option<TaskId> {
@@ -136,7 +163,7 @@ impl Compiled {
         spec.retry = retry(spec.retry, of_type.retry.as_ref());
         spec.timeouts = timeouts(spec.timeouts, of_type.timeouts);
         for tag in &of_type.tags {
-            if !spec.tags.contains(tag) && spec.tags.len() < common::limits::TAGS_MAX {
+            if !spec.tags.contains(tag) && spec.tags.len() < limits::TAGS_MAX {
                 spec.tags.push(tag.clone());
             }
         }
@@ -151,10 +178,10 @@ fn templates(given: &pb::TaskType) -> Vec<Violation> {
     let mut look = |field: &str, source: &str| {
         count += 1;
         let problem = match template::check(source) {
-            _ if count == common::limits::TEMPLATES_MAX + 1 => {
-                format!("is one template too many; at most {}", common::limits::TEMPLATES_MAX)
+            _ if count == limits::TEMPLATES_MAX + 1 => {
+                format!("is one template too many; at most {}", limits::TEMPLATES_MAX)
             }
-            Err(problem) if count <= common::limits::TEMPLATES_MAX => problem,
+            Err(problem) if count <= limits::TEMPLATES_MAX => problem,
             _ => return Ok::<_, ()>(String::new()),
         };
         violations.push(Violation { field: field.to_owned(), problem });

@@ -219,6 +219,23 @@ fn a_submission_says_what_it_wants_and_the_type_says_the_rest() {
 }
 
 #[test]
+fn a_type_that_reads_its_input_takes_none_that_it_cannot_see() {
+    let digest = format!("SHA-256={}=", "a".repeat(43));
+    let place = json!({"input_object": {"name": "n", "bytes": 300_000, "digest": digest}});
+    let resolve = |of_type: Value| compiled(of_type).resolve(submission(place.clone()), NOW);
+    let resolved = resolve(with_argv(json!(["cat"]))).expect("it does not look at its input");
+    assert_eq!(resolved.spec.input_object, submission(place.clone()).input_object);
+    let unique = json!({"key": "{{ a }}", "period": "1h"});
+    let mut keyed = with_argv(json!(["cat"]));
+    keyed["unique"] = unique;
+    for of_type in [with_argv(json!(["echo", "{{ a }}"])), with_schema(json!({})), keyed] {
+        let found = resolve(of_type).expect_err("it would not see its input");
+        assert_eq!(found.first().map(|v| v.field.as_str()), Some("input"));
+        assert!(text(&found).contains("300000 bytes"), "{}", text(&found));
+    }
+}
+
+#[test]
 fn every_problem_of_an_input_is_named_by_its_pointer() {
     let compiled = compiled(with_schema(json!({
         "type": "object", "required": ["a", "b"], "additionalProperties": false,

@@ -24,7 +24,7 @@ const LOG_BYTES: i64 = 1 << 30;
 pub async fn stream_recreated(actor: &mut Actor) -> anyhow::Result<String> {
     let jetstream = actor.bus.jetstream().clone();
     jetstream.delete_stream(subject::TASKS).await.context("failed to delete the log")?;
-    let options = StreamOptions { replicas: 1, log_bytes_max: LOG_BYTES };
+    let options = StreamOptions { log_bytes_max: LOG_BYTES, ..StreamOptions::default() };
     streams::ensure(&actor.bus, options).await?;
     let readers: Vec<_> = actor
         .cluster

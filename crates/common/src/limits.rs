@@ -10,8 +10,10 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const TITLE_BYTES_MAX: usize = 512;
 /// Longest free text of a submission (description, reasons), in bytes.
 pub const TEXT_BYTES_MAX: usize = 8 * 1024;
-/// Largest input of a task, in bytes of JSON.
+/// Largest input in an event, in bytes of JSON; a larger one lies in the object store.
 pub const INPUT_BYTES_MAX: usize = 256 * 1024;
+/// Largest input and largest result of a task, in bytes of JSON.
+pub const OBJECT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest metadata of a task, in bytes of JSON.
 pub const METADATA_BYTES_MAX: usize = 64 * 1024;
 /// Arrays and objects of an input or metadata in one another, at most.
@@ -90,15 +92,34 @@ pub const BACKLOG_TASKS_MAX: usize = 5_000_000;
 pub const FINISHED_TASKS_MAX: usize = 1_000_000;
 /// How long the log keeps what is over, by default, while its size allows.
 pub const HISTORY_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Most bytes of the object store, by default.
+pub const OBJECTS_BYTES_MAX: i64 = 2 * 1024 * 1024 * 1024;
+/// How long large inputs and results are kept after their task has ended, by default.
+pub const OBJECTS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Shortest time for which they are kept: from being put into the store to being named in the log.
+pub const OBJECTS_KEPT_MIN: Duration = Duration::from_secs(1);
+/// Longest time between two looks for objects that nobody needs any more.
+pub const SWEEP_EVERY_MAX: Duration = Duration::from_secs(600);
+/// Objects that one question to the ledger is about.
+pub const SWEEP_OBJECTS_MAX: usize = 1_000;
+/// How long the next piece of an object may take.
+pub const OBJECT_PIECE_WAIT: Duration = Duration::from_secs(10);
+/// Largest piece of an object in one gRPC message, in bytes.
+pub const OBJECT_CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Objects that one gateway takes or gives out at once; others wait.
+pub const OBJECT_TRANSFERS_MAX: usize = 8;
 /// Time between two registrations of a reader's cursor.
 pub const CURSOR_EVERY: Duration = Duration::from_secs(5);
 
-/// Largest result in an event, in bytes of JSON.
+/// Largest result in an event, in bytes of JSON; a larger one lies in the object store.
 pub const RESULT_BYTES_MAX: usize = 256 * 1024;
 /// Output of one attempt that is kept in `LOGS`, in bytes for each of stdout and stderr.
 pub const OUTPUT_BYTES_MAX: usize = 1_000_000;
-/// Output that a shell result carries, in bytes for each of stdout and stderr: the end of it.
-pub const RESULT_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// What a process may leave as its result, in bytes: of a command's stdout the end, and what a script
+/// in Lua returns.
+pub const PROCESS_RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Stderr that the result of a command carries, in bytes: the end of it.
+pub const RESULT_STDERR_BYTES_MAX: usize = 64 * 1024;
 /// Longest URL of an HTTP request, in bytes.
 pub const HTTP_URL_BYTES_MAX: usize = 8 * 1024;
 /// Headers that a task gives to its HTTP request.
@@ -119,6 +140,26 @@ pub const LUA_MEMORY_MB: u32 = 64;
 pub const LUA_MEMORY_MB_MAX: u32 = 1_024;
 /// Longest time of one attempt of a Lua script.
 pub const LUA_RUN_MAX: Duration = Duration::from_secs(30);
+/// Longest time of one attempt of a container.
+pub const CONTAINER_RUN_MAX: Duration = Duration::from_secs(600);
+/// Processors that a container can ask for.
+pub const CONTAINER_CPUS_MAX: u32 = 1_024;
+/// Processors that a container can ask for, at least, in hundredths.
+pub const CONTAINER_CPU_HUNDREDTHS_MIN: u32 = 1;
+/// Memory that a container can ask for, in MiB.
+pub const CONTAINER_MEMORY_MB_MAX: u32 = 1024 * 1024;
+/// Memory that a container can ask for, at least, in MiB: less the engine does not take.
+pub const CONTAINER_MEMORY_MB_MIN: u32 = 6;
+/// Processes of a container that asks for no number of them.
+pub const CONTAINER_PROCESSES: u32 = 256;
+/// Mounts of one container.
+pub const CONTAINER_MOUNTS_MAX: usize = 32;
+/// How long one answer of the Docker engine is waited for.
+pub const ENGINE_WAIT: Duration = Duration::from_secs(30);
+/// How long an engine may be away before its running containers are given up.
+pub const ENGINE_AWAY_MAX: Duration = Duration::from_secs(15);
+/// Time between two looks for containers that nobody runs any more.
+pub const ORPHANS_EVERY: Duration = Duration::from_secs(10);
 /// Largest piece of output in one message, in bytes.
 pub const LOG_CHUNK_BYTES_MAX: usize = 32 * 1024;
 /// Subjects over which `LOGS` spreads.

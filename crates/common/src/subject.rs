@@ -21,6 +21,14 @@ pub const LEASES: &str = "LEASES";
 pub const CURSORS: &str = "CURSORS";
 /// Object store of snapshots, by service.
 pub const SNAPSHOTS: &str = "SNAPSHOTS";
+/// Object store of inputs and results that are too large for events.
+pub const OBJECTS: &str = "OBJECTS";
+/// The stream that [`OBJECTS`] is.
+pub const OBJECTS_STREAM: &str = "OBJ_OBJECTS";
+/// What is said of every object: a message each.
+pub const OBJECTS_INFO: &str = "$O.OBJECTS.M.>";
+/// The pieces of every object.
+pub const OBJECTS_PIECES: &str = "$O.OBJECTS.C.>";
 
 /// Kinds of event, as the last token of their subjects. The order is that of a task's life.
 pub const EVENTS: [&str; 17] = [
@@ -155,6 +163,11 @@ pub fn executions_consumer(queue: &QueueName) -> String {
 /// The subject that carries the output of a task's attempts.
 pub fn log(key: TaskKey) -> String {
     format!("log.{}", key.0 % u128::from(limits::LOG_BUCKETS))
+}
+
+/// The subject of an object's pieces, by the number that NATS gave it.
+pub fn object_pieces(nuid: &str) -> String {
+    format!("$O.{OBJECTS}.C.{nuid}")
 }
 
 /// The subject of a dead letter.

@@ -2,6 +2,7 @@
 
 mod check;
 pub mod http;
+mod object;
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::{
     pb::{self, executor},
     time::Timestamp,
 };
+
+pub use object::{json_problem, object_problem};
 
 /// Priority of a task that names none.
 pub const PRIORITY: u8 = 5;
@@ -42,6 +45,8 @@ pub enum Executor<'a> {
     Http(&'a pb::Http),
     /// A script in a sandbox.
     Lua(&'a pb::Lua),
+    /// A container.
+    Docker(&'a pb::Docker),
     /// A handler in a program.
     Worker(&'a pb::Worker),
     /// Another system runs it and reports.
@@ -56,6 +61,7 @@ impl Executor<'_> {
             Self::Nats(_) => "nats",
             Self::Http(_) => "http",
             Self::Lua(_) => "lua",
+            Self::Docker(_) => "docker",
             Self::Worker(_) => "worker",
             Self::External => "external",
         }
@@ -118,17 +124,23 @@ pub enum On {
 pub(crate) const SCHEDULED: &str = "is set by the scheduler: `jetmill schedule` sets schedules";
 
 impl TaskSpec {
-    /// Takes a submission at a door: what only the scheduler may say is refused.
+    /// Checks a submission, fills in the defaults, and reports everything that is wrong at once.
+    pub fn parse(spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
+        Self::with_input_up_to(limits::INPUT_BYTES_MAX, spec)
+    }
+
+    /// The same at a door: what only the scheduler may say is refused, and an input may be as large as
+    /// an object. The log takes no such submission: whoever submits puts its input into the object
+    /// store first.
     pub fn submitted(spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
         if spec.schedule.is_some() {
             return Err(vec![Violation { field: "schedule".into(), problem: SCHEDULED.into() }]);
         }
-        Self::parse(spec)
+        Self::with_input_up_to(limits::OBJECT_BYTES_MAX, spec)
     }
 
-    /// Checks a submission, fills in the defaults, and reports everything that is wrong at once.
-    pub fn parse(mut spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
-        let violations = check::violations(&spec);
+    fn with_input_up_to(max: usize, mut spec: pb::TaskSpec) -> Result<Self, Vec<Violation>> {
+        let violations = check::violations(&spec, max);
         if !violations.is_empty() {
             return Err(violations);
         }
@@ -179,6 +191,25 @@ impl TaskSpec {
         self
     }
 
+    /// The input, when it is too large for an event.
+    pub fn large_input(&self) -> Option<&pb::Json> {
+        self.0.input.as_ref().filter(|json| json.text.len() > limits::INPUT_BYTES_MAX)
+    }
+
+    /// The same with the place of its input instead of the input.
+    #[must_use]
+    pub fn with_input_in(mut self, object: pb::Object) -> Self {
+        (self.0.input, self.0.input_object) = (None, Some(object));
+        self
+    }
+
+    /// The same with the input that was fetched from its place.
+    #[must_use]
+    pub fn with_input(mut self, input: pb::Json) -> Self {
+        (self.0.input, self.0.input_object) = (Some(input), None);
+        self
+    }
+
     /// The id, when the caller or a door gave one.
     pub fn id(&self) -> Option<TaskId> {
         TaskId::parse(&self.0.task_id).ok()
@@ -201,6 +232,7 @@ impl TaskSpec {
             Some(executor::Kind::Nats(nats)) => Executor::Nats(nats),
             Some(executor::Kind::Http(http)) => Executor::Http(http),
             Some(executor::Kind::Lua(lua)) => Executor::Lua(lua),
+            Some(executor::Kind::Docker(docker)) => Executor::Docker(docker),
             Some(executor::Kind::Worker(worker)) => Executor::Worker(worker),
             Some(executor::Kind::External(_)) | None => Executor::External,
         }
@@ -219,6 +251,7 @@ impl TaskSpec {
             | Executor::Nats(_)
             | Executor::Http(_)
             | Executor::Lua(_)
+            | Executor::Docker(_)
             | Executor::External => DEFAULT_QUEUE,
         };
         let name = if self.0.queue.is_empty() { default } else { &self.0.queue };
@@ -249,7 +282,7 @@ impl TaskSpec {
             Executor::Shell(_) => Some(Duration::from_secs(120)),
             Executor::Nats(_) | Executor::Http(_) => Some(Duration::from_secs(30)),
             Executor::Lua(_) => Some(Duration::from_secs(5)),
-            Executor::Worker(_) => Some(Duration::from_secs(300)),
+            Executor::Worker(_) | Executor::Docker(_) => Some(Duration::from_secs(300)),
             Executor::External => None,
         };
         let given = self.0.timeouts.unwrap_or_default();
@@ -294,8 +327,8 @@ impl TaskSpec {
         self.0.deadline.map(Timestamp::from).or_else(|| sla.map(|d| created.after(d)))
     }
 
-    /// A digest of what was asked for: all but trace, notify, points in time and the key behind
-    /// the id, in which a second try of the same submission may differ.
+    /// A digest of what was asked for: all but trace, notify, points in time, the key behind the id
+    /// and the name of a large input, in which a second try of the same submission may differ.
     ///
     /// Two submissions under one id are the same when their digests are.
     pub fn digest(&self) -> u64 {
@@ -305,6 +338,10 @@ impl TaskSpec {
         body.idempotency_key.clear();
         body.run_at = None;
         body.deadline = None;
+        if let Some(object) = &mut body.input_object {
+            // Each try puts it in again. What it says is in its own digest.
+            object.name.clear();
+        }
         let hash = Sha256::digest(body.encode_to_vec());
         u64::from_be_bytes(*hash.first_chunk().expect("invariant: a digest has 32 bytes"))
     }

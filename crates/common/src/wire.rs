@@ -289,6 +289,7 @@ fn unsuccessful(body: pb::Completed) -> pb::Failed {
         duration: body.duration,
         started_at: body.started_at,
         worker: body.worker,
+        result_object: body.result_object,
     }
 }
 

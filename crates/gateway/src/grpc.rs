@@ -2,7 +2,7 @@
 
 use common::limits::GATEWAY_MESSAGE_BYTES_MAX;
 
-use crate::{door::Door, live::Live};
+use crate::{door::Door, live::Live, objects::Objects};
 
 #[expect(
     unreachable_pub,
@@ -16,14 +16,15 @@ mod generated {
 }
 
 pub(crate) use generated::{
-    live_server as live_service, registry_server as registry_service,
-    scheduler_server as scheduler_service, worker_pool_server as worker_pool_service,
+    live_server as live_service, objects_server as objects_service,
+    registry_server as registry_service, scheduler_server as scheduler_service,
+    worker_pool_server as worker_pool_service,
 };
 
 /// Clients of the same contract, for programs in Rust and for tests.
 pub mod client {
     pub use super::generated::{
-        live_client::LiveClient, registry_client::RegistryClient,
+        live_client::LiveClient, objects_client::ObjectsClient, registry_client::RegistryClient,
         scheduler_client::SchedulerClient, worker_pool_client::WorkerPoolClient,
     };
 }
@@ -44,4 +45,5 @@ limited! {
     scheduler: scheduler_service::SchedulerServer<Door>, Door;
     worker_pool: worker_pool_service::WorkerPoolServer<Door>, Door;
     live: live_service::LiveServer<Live>, Live;
+    objects: objects_service::ObjectsServer<Objects>, Objects;
 }

@@ -1,12 +1,14 @@
 //! How do people and programs outside reach Jetmill? For now: by gRPC.
 //!
 //! It is a door and owns no decision. Each unary method is handed on, as it is, to the service that
-//! answers `admin.<service>.<method>` on NATS; live views are read from the log itself. It keeps no
+//! answers `admin.<service>.<method>` on NATS; live views are read from the log itself, and large
+//! inputs and results from the object store. It keeps no
 //! state and depends on no service's address, so any number of gateways may run.
 
 mod door;
 mod grpc;
 mod live;
+mod objects;
 mod serving;
 mod status;
 
@@ -76,7 +78,8 @@ async fn serve(
         .add_service(grpc::registry(door.clone()))
         .add_service(grpc::scheduler(door.clone()))
         .add_service(grpc::worker_pool(door))
-        .add_service(grpc::live(live));
+        .add_service(grpc::live(live))
+        .add_service(grpc::objects(objects::Objects::new(ctx.bus.clone())));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     ctx.health.ready();
     let closed = async {

@@ -90,8 +90,8 @@ impl Args {
             .flag("log.filter", quiet.then_some("warn"));
         let mut settings = Settings::read(layers)?;
         settings.nats.streams.log_bytes_max = nats_server::log_bytes_max(folder);
-        if settings.ledger_url.is_empty() {
-            settings.ledger_url = format!("sqlite:{}", folder.join("ledger.db").display());
+        if settings.registry.ledger_url.is_empty() {
+            settings.registry.ledger_url = format!("sqlite:{}", folder.join("ledger.db").display());
         }
         Ok(settings)
     }

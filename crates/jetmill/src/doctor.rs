@@ -83,6 +83,7 @@ pub(crate) async fn run(global: &Global) -> anyhow::Result<Exit> {
     for finding in checks::machine() {
         tell(finding)?;
     }
+    tell(checks::containers(global).await)?;
     let options = connect::options(global);
     match bus::connect(&options).await {
         Err(error) => tell(Finding::of("connection", &error))?,

@@ -107,9 +107,7 @@ fn run(
     grpc: Option<TcpListener>,
 ) -> BoxFuture<'static, anyhow::Result<()>> {
     match service {
-        Service::Registry => {
-            registry::run(ctx, registry::Config { ledger_url: settings.ledger_url.clone() }).boxed()
-        }
+        Service::Registry => registry::run(ctx, settings.registry.clone()).boxed(),
         Service::Scheduler => scheduler::run(ctx, settings.scheduler.clone()).boxed(),
         Service::WorkerPool => worker_pool::run(ctx, settings.worker_pool.clone()).boxed(),
         Service::Gateway => {

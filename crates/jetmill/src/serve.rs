@@ -88,7 +88,7 @@ pub(crate) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     }
     let settings = Settings::read(layers(global, &args.flags))?;
     if services.contains(&Service::Registry) {
-        refuse_sqlite(&settings.ledger_url, services.len() == Service::ALL.len())?;
+        refuse_sqlite(&settings.registry.ledger_url, services.len() == Service::ALL.len())?;
     }
     let _telemetry = runtime::telemetry::init(&settings.telemetry)?;
     let listeners = Listeners::bind(&settings, &services).await?;
@@ -99,7 +99,7 @@ pub(crate) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     };
     let bus = bus::connect(&options).await?;
     streams::ensure(&bus, settings.nats.streams).await.context(
-        "failed to make the streams; nats-server must have room for nats.log_bytes_max and some 2.3 GiB more",
+        "failed to make the streams; nats-server must have room for nats.log_bytes_max, nats.objects_bytes_max and some 2.3 GiB more",
     )?;
     let ctx = platform::context(bus, &settings);
     let grpc = listeners.grpc.as_ref().and_then(|listener| listener.local_addr().ok());

@@ -40,8 +40,8 @@ pub(crate) struct Settings {
     pub(crate) name: String,
     pub(crate) nats: Nats,
     pub(crate) telemetry: TelemetryConfig,
-    /// Where the ledger is; empty when nobody said.
-    pub(crate) ledger_url: String,
+    /// Its ledger's URL is empty when nobody said it.
+    pub(crate) registry: registry::Config,
     pub(crate) scheduler: scheduler::Config,
     pub(crate) worker_pool: worker_pool::Config,
     pub(crate) gateway: gateway::Config,
@@ -95,7 +95,7 @@ impl Settings {
             name: name(r),
             nats: nats(r),
             telemetry: telemetry(r),
-            ledger_url: r.string(LEDGER_URL, "", "the ledger: postgres://user@host/database"),
+            registry: registry(r),
             scheduler: scheduler(r),
             worker_pool: worker_pool(r),
             gateway: gateway(r),
@@ -138,6 +138,11 @@ fn default_name() -> String {
 
 fn nats(r: &mut Reader) -> Nats {
     let log_bytes_max = r.size("nats.log_bytes_max", LOG_BYTES, "most bytes of the log");
+    let objects_bytes_max = r.size(
+        "nats.objects_bytes_max",
+        limits::OBJECTS_BYTES_MAX.cast_unsigned(),
+        "most bytes of large inputs and results",
+    );
     Nats {
         url: r.string(NATS_URL, DEFAULT_URL, "addresses of NATS, separated by commas"),
         credentials: r.path("nats.credentials", None, "a .creds file for NATS"),
@@ -157,6 +162,7 @@ fn nats(r: &mut Reader) -> Nats {
         streams: StreamOptions {
             replicas: r.u32("nats.replicas", 1, 1..=5, "copies of each stream") as usize,
             log_bytes_max: i64::try_from(log_bytes_max).unwrap_or(i64::MAX),
+            objects_bytes_max: i64::try_from(objects_bytes_max).unwrap_or(i64::MAX),
         },
     }
 }
@@ -174,6 +180,16 @@ fn telemetry(r: &mut Reader) -> TelemetryConfig {
         .unwrap_or_default(),
         otlp_endpoint: (!endpoint.is_empty()).then_some(endpoint),
     }
+}
+
+fn registry(r: &mut Reader) -> registry::Config {
+    let ledger_url = r.string(LEDGER_URL, "", "the ledger: postgres://user@host/database");
+    let objects_kept = r.duration(
+        "registry.objects_kept",
+        registry::Config::default().objects_kept,
+        "how long large inputs and results are kept after their task has ended",
+    );
+    registry::Config { ledger_url, objects_kept: objects_kept.max(limits::OBJECTS_KEPT_MIN) }
 }
 
 fn scheduler(r: &mut Reader) -> scheduler::Config {
@@ -250,12 +266,36 @@ fn worker_pool(r: &mut Reader) -> worker_pool::Config {
                 "hosts and address ranges that requests may ask although they are not public",
             ),
         },
+        docker: docker(r),
         drain_timeout: r.duration(
             "drain_timeout",
             default.drain_timeout,
             "time that running work has to end",
         ),
         executable: default.executable,
+    }
+}
+
+fn docker(r: &mut Reader) -> worker_pool::Engine {
+    let socket = r.path(
+        "worker_pool.docker.socket",
+        Some(worker_pool::SOCKET),
+        "the socket of the Docker engine that runs containers",
+    );
+    let network = r.word(
+        "worker_pool.docker.network",
+        "none",
+        &worker_pool::Network::WORDS,
+        "the most that containers may have of a network",
+    );
+    worker_pool::Engine {
+        socket: socket.unwrap_or_else(|| worker_pool::SOCKET.into()),
+        folders: list(
+            r,
+            "worker_pool.docker.mounts",
+            "folders that containers may mount, to write only as /path:rw",
+        ),
+        network: network.parse().unwrap_or_default(),
     }
 }
 

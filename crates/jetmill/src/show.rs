@@ -31,9 +31,27 @@ pub(crate) struct ResultArgs {
 /// Shows the task as the ledger has it.
 pub(crate) async fn get(session: &Session, args: &Id) -> anyhow::Result<Exit> {
     let id = Session::id(&args.id)?;
-    let found = session.client.get(&session.tenant, &id).await?;
+    let mut found = session.client.get(&session.tenant, &id).await?;
+    if session.ui.json {
+        whole(session, &mut found).await?;
+    }
     session.ui.answer(&found, |found| task::detail(found, Session::now()))?;
     Ok(Exit::Done)
+}
+
+/// Fetches what is large. What is gone must not hide the rest.
+async fn whole(session: &Session, task: &mut pb::Task) -> anyhow::Result<()> {
+    for (what, place, value) in [
+        ("the input", &task.input_object, &mut task.input),
+        ("the result", &task.result_object, &mut task.result),
+    ] {
+        let Some(place) = place else { continue };
+        match session.client.fetch(what, place).await {
+            Ok(fetched) => *value = Some(fetched),
+            Err(error) => output::note(error)?,
+        }
+    }
+    Ok(())
 }
 
 /// Prints what the task produced; says by the exit code whether it completed.

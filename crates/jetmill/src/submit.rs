@@ -1,5 +1,6 @@
 //! `jetmill submit`: one task from the command line, or many from a file.
 
+mod container;
 mod cycle;
 mod file;
 mod many;
@@ -24,20 +25,27 @@ use crate::{
     wait::Waiter,
 };
 
+/// Flags of tasks that have no command.
+pub(crate) const NO_COMMAND: [&str; 7] =
+    ["script", "handler", "nats_subject", "http", "lua", "external", "file"];
+
 /// What to submit.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("what").required(true)
-    .args(["command", "script", "handler", "nats_subject", "http", "lua", "external", "file"]))]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true)
+    .args(["command", "script", "handler", "nats_subject", "http", "lua", "docker", "external", "file"]))]
+#[command(group = clap::ArgGroup::new("kind")
+    .args(["script", "handler", "nats_subject", "http", "lua", "docker", "external", "file"]))]
 #[command(after_help = "Examples:
   jetmill submit --wait -- echo hello
   jetmill submit --script 'date; uptime' --title health --priority 8
   jetmill submit --handler resize --input '{\"path\": \"a.png\"}'
   jetmill submit --http https://example.com/hook --input '{\"a\": 1}' --wait
   jetmill submit --lua score.lua --input '{\"a\": 1}' --wait
+  jetmill submit --docker alpine:3 --cpus 0.5 --limits memory_mb=64 --wait -- echo hello
   jetmill submit -f tasks.jsonl --wait        # one task a line, in JSON")]
 pub(crate) struct Args {
     /// The command and its arguments; no shell reads them
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = NO_COMMAND)]
     command: Vec<String>,
     /// Tasks in JSON, one a line; `-` is standard input
     #[arg(long, short, value_name = "FILE")]
@@ -76,6 +84,7 @@ pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<Exit> {
 pub(crate) async fn described(args: &TaskArgs, command: &[String]) -> anyhow::Result<pb::TaskSpec> {
     let files = spec::Files {
         stdin: text("--stdin", args.stdin.as_deref()).await?,
+        input: text("--input-file", args.input_file.as_deref()).await?,
         lua: text("--lua", args.lua.as_deref()).await?,
     };
     Ok(spec::build(args, command, files)?)
@@ -113,7 +122,7 @@ pub(crate) async fn send(
         output::note(submitted(&submission))?;
     }
     waiter.expect(&submission);
-    let outcome = waiter.next().await;
+    let outcome = session.client.whole(waiter.next().await).await?;
     let exit = show::finish(session, &outcome)?;
     if !session.ui.json && exit == Exit::Done {
         output::note(task::end(&outcome))?;

@@ -45,10 +45,12 @@ pub(crate) fn detail(task: &pb::Task, now: Timestamp) -> String {
     }
     text.add("metadata", compact(task.metadata.as_ref()));
     text.add("input", compact(task.input.as_ref()));
+    text.add("input", large(task.input_object.as_ref(), "--json prints it"));
     text.add("ml metrics", compact(task.ml_metrics.as_ref()));
     text.add("result data", compact(task.result_metadata.as_ref()));
     text.add("error", task.error.as_ref().map(error).unwrap_or_default());
     let result = result(task.result.as_ref());
+    text.add("result", large(task.result_object.as_ref(), "`jetmill result` prints it"));
     if !result.is_empty() {
         text.add("result", format!("\n{}", indent(&result)));
     }
@@ -86,6 +88,9 @@ fn executor(task: &pb::Task) -> String {
         Some(Kind::Nats(nats)) => format!("nats: {}", nats.subject),
         Some(Kind::Http(http)) => format!("http: {}", request(http)),
         Some(Kind::Lua(lua)) => format!("lua: {}", table::cut(&lua.source, 100)),
+        Some(Kind::Docker(docker)) => {
+            format!("docker: {} {}", docker.image, table::cut(&docker.command.join(" "), 100))
+        }
         Some(Kind::Worker(worker)) => format!("worker: {}", worker.handler),
         Some(Kind::External(_)) | None => task.executor.clone(),
     }
@@ -139,6 +144,13 @@ fn usage(usage: &pb::ResourceUsage) -> String {
 
 fn compact(json: Option<&pb::Json>) -> String {
     json.map(|json| json.text.clone()).unwrap_or_default()
+}
+
+/// A value that lies in the object store, and how it is had.
+fn large(object: Option<&pb::Object>, how: &str) -> String {
+    let told =
+        |o: &pb::Object| format!("{} in object {}; {how}", table::bytes(o.bytes.into()), o.name);
+    object.map(told).unwrap_or_default()
 }
 
 /// An error with its code.

@@ -224,6 +224,6 @@ async fn by_hand(session: &Session, args: RunArgs) -> anyhow::Result<Exit> {
         })?;
         return Ok(Exit::Done);
     }
-    TaskSpec::parse(spec.clone()).map_err(ApiError::invalid)?;
+    TaskSpec::submitted(spec.clone()).map_err(ApiError::invalid)?;
     submit::send(session, spec, args.wait).await
 }

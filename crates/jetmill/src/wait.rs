@@ -110,7 +110,7 @@ impl Waiter {
             .map(|key| async move {
                 let names = (Tenant::parse_or_default(&key.0), TaskId::parse(&key.1));
                 let (Ok(tenant), Ok(id)) = names else { return None };
-                match client.result(&tenant, &id).await {
+                match client.outcome(&tenant, &id).await {
                     Ok(outcome) => Some((key, outcome)),
                     Err(error) if error.code == ErrorCode::FailedPrecondition => None,
                     Err(error) => {

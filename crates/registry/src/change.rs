@@ -8,7 +8,7 @@ use common::{
     lifecycle::{Phase, State},
     limits::METADATA_BYTES_MAX,
     pb,
-    task::TaskSpec,
+    task::{TaskSpec, object_problem},
     time::Timestamp,
 };
 
@@ -139,6 +139,7 @@ fn details(row: &mut Live, event: &TaskEvent) -> Option<Duration> {
         Kind::Cancelled(body) => {
             let report = report(row);
             report.result.clone_from(&body.result);
+            report.result_object = place(body.result_object.as_ref());
             report.resource_usage = body.resource_usage.or(report.resource_usage);
             reason(row, "cancelled", &body.reason);
             worker(row, &body.worker);
@@ -170,6 +171,7 @@ fn completed(row: &mut Live, body: &pb::Completed, metadata: &str) -> Option<Dur
     let report = report(row);
     report.error = None;
     report.result.clone_from(&body.result);
+    report.result_object = place(body.result_object.as_ref());
     report.resource_usage = body.resource_usage.or(report.resource_usage);
     report.ml_metrics.clone_from(&body.ml_metrics);
     merge(&mut report.result_metadata, text(body.result_metadata.as_ref()));
@@ -188,11 +190,17 @@ fn failed(row: &mut Live, body: &pb::Failed, metadata: &str) -> Option<Duration>
         None => {}
     }
     report.result.clone_from(&body.result);
+    report.result_object = place(body.result_object.as_ref());
     report.resource_usage = body.resource_usage.or(report.resource_usage);
     merge(&mut report.result_metadata, text(body.result_metadata.as_ref()));
     merge(&mut report.result_metadata, metadata);
     worker(row, &body.worker);
     measured(body.duration)
+}
+
+/// A place in the object store; a reporter may say anything.
+fn place(object: Option<&pb::Object>) -> Option<pb::Object> {
+    object.filter(|object| object_problem(object).is_none()).cloned()
 }
 
 fn worker(row: &mut Live, name: &str) {

@@ -150,6 +150,12 @@ pub trait Ledger: Send + Sync + 'static {
     fn history(&self, task: Place, limit: usize) -> Later<'_, Vec<Entry>>;
     /// Counts of everything.
     fn stats(&self) -> Later<'_, Stats>;
+    /// Which of these objects are of a task that is open, or ended at this time or later.
+    fn needed<'a>(
+        &'a self,
+        objects: &'a [String],
+        ended_since: Timestamp,
+    ) -> Later<'a, Vec<String>>;
 }
 
 /// Opens the ledger at a URL, `sqlite:<path>` or `postgres://…`, and brings its schema up to date.

@@ -18,9 +18,13 @@ pub mod project;
 mod projector;
 mod raw;
 pub mod row;
+mod sweep;
 mod view;
 
+use std::time::Duration;
+
 use bus::Publisher;
+use common::limits;
 use runtime::Context;
 
 /// What an operator may choose about the registry.
@@ -28,11 +32,16 @@ use runtime::Context;
 pub struct Config {
     /// Where the ledger is: `sqlite:<path>` or `postgres://<user>@<host>/<database>`.
     pub ledger_url: String,
+    /// How long large inputs and results are kept after their task has ended.
+    pub objects_kept: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ledger_url: "sqlite:jetmill-data/ledger.db".into() }
+        Self {
+            ledger_url: "sqlite:jetmill-data/ledger.db".into(),
+            objects_kept: limits::OBJECTS_KEPT,
+        }
     }
 }
 
@@ -50,6 +59,8 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
     });
     tasks.spawn("project", projector.run());
     tasks.spawn("cursor", cursor::keep(ctx.clone(), ledger.clone()));
+    let swept = sweep::keep(ctx.clone(), ledger.clone(), committed.clone(), config.objects_kept);
+    tasks.spawn("sweep", swept);
     tasks.spawn("endpoints", admin::serve(admin::Admin { ctx, ledger, publisher, committed }));
     tasks.join().await
 }

@@ -147,6 +147,8 @@ pub struct Change {
     pub fixed: Option<Box<Fixed>>,
     /// Whether the ledger does not have the task.
     pub is_new: bool,
+    /// The names of its large input and result in the object store.
+    pub objects: Vec<String>,
 }
 
 /// One line of the history.

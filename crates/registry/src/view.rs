@@ -54,6 +54,7 @@ pub(crate) fn task(row: Row) -> pb::Task {
     let spec = row.fixed.spec.clone();
     let mut task = summary(row);
     task.input.clone_from(&spec.input);
+    task.input_object.clone_from(&spec.input_object);
     task.spec = Some(spec);
     if task.encoded_len() > ANSWER_BYTES_MAX {
         task.input = None;
@@ -73,6 +74,7 @@ pub(crate) fn outcome(row: Row) -> pb::Outcome {
         state: life.phase.state().into(),
         cause: pb::Cause::from(life.phase.cause()).into(),
         result: report.result,
+        result_object: report.result_object,
         error: report.error,
         attempt: life.ended,
     }

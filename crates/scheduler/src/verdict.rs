@@ -237,8 +237,8 @@ pub fn outcome(event: &TaskEvent) -> Option<pb::Outcome> {
         task_id: event.id.to_string(),
         state: state.into(),
         cause: cause.into(),
-        result: None,
         error,
         attempt,
+        ..pb::Outcome::default()
     })
 }

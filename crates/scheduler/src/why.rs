@@ -136,6 +136,7 @@ fn waiting(
             | Executor::Nats(_)
             | Executor::Http(_)
             | Executor::Lua(_)
+            | Executor::Docker(_)
             | Executor::External => {
                 format!("start one: `jetmill serve worker-pool --queues {name}=4`")
             }

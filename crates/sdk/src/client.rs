@@ -83,7 +83,7 @@ impl Client {
         })?;
         let mut spec = spec.into_pb();
         spec.notify = inbox;
-        let spec = TaskSpec::parse(spec).map_err(ApiError::invalid)?;
+        let spec = TaskSpec::submitted(spec).map_err(ApiError::invalid)?;
         let submission = self.submit(spec).await?;
         let (tenant, id) = names(&submission)?;
         // A task that was there already tells whom its first submitter named.
@@ -105,7 +105,8 @@ impl Client {
                 outcome = looked => outcome,
             }
         };
-        timeout_at(deadline, ended).await.unwrap_or_else(|_| Err(still_open(&id)))
+        let outcome = timeout_at(deadline, ended).await.unwrap_or_else(|_| Err(still_open(&id)))?;
+        self.whole(outcome).await
     }
 
     /// Waits for a task's end by asking for it.
@@ -116,7 +117,8 @@ impl Client {
         timeout: Duration,
     ) -> Result<pb::Outcome, ApiError> {
         let looked = self.look(tenant, id, Duration::ZERO);
-        timeout_at(Instant::now() + timeout, looked).await.unwrap_or_else(|_| Err(still_open(id)))
+        let ended = timeout_at(Instant::now() + timeout, looked).await;
+        self.whole(ended.unwrap_or_else(|_| Err(still_open(id)))?).await
     }
 
     /// Asks for the result until there is one, or until asking makes no sense.
@@ -128,7 +130,7 @@ impl Client {
     ) -> Result<pb::Outcome, ApiError> {
         sleep(first).await;
         loop {
-            match self.result(tenant, id).await {
+            match self.outcome(tenant, id).await {
                 Ok(outcome) if is_end(outcome.state()) => return Ok(outcome),
                 Err(error) if is_final(error.code) => return Err(error),
                 Ok(_) | Err(_) => sleep(LOOK_EVERY).await,
@@ -244,14 +246,36 @@ requests! {
 
 /// Questions about one task.
 impl Client {
-    /// A task as the ledger shows it.
+    /// A task as the ledger shows it; of a large input or result only the place.
     pub async fn get(&self, tenant: &Tenant, id: &TaskId) -> Result<pb::Task, ApiError> {
         endpoint::request(&self.bus, "registry", "get", &get_request(tenant, id)).await
     }
 
-    /// What became of a task.
+    /// What became of a task, with its result whole.
     pub async fn result(&self, tenant: &Tenant, id: &TaskId) -> Result<pb::Outcome, ApiError> {
+        self.whole(self.outcome(tenant, id).await?).await
+    }
+
+    /// What became of a task; of a large result only the place.
+    pub async fn outcome(&self, tenant: &Tenant, id: &TaskId) -> Result<pb::Outcome, ApiError> {
         endpoint::request(&self.bus, "registry", "result", &get_request(tenant, id)).await
+    }
+
+    /// The outcome with its result, fetched from its place where it is large.
+    pub async fn whole(&self, mut outcome: pb::Outcome) -> Result<pb::Outcome, ApiError> {
+        if let Some(place) = &outcome.result_object {
+            let what = format!("the result of task {:?}", outcome.task_id);
+            outcome.result = Some(Box::pin(self.fetch(&what, place)).await?);
+        }
+        Ok(outcome)
+    }
+
+    /// A value from its place in the object store; `what` it is, for the error.
+    pub async fn fetch(&self, what: &str, place: &pb::Object) -> Result<pb::Json, ApiError> {
+        bus::objects::get(&self.bus, place).await.map_err(|error| {
+            let error = ApiError::from(error);
+            ApiError { message: format!("{what}: {}", error.message), ..error }
+        })
     }
 
     /// Every event of a task.

@@ -5,7 +5,7 @@ use common::{
     error::{ApiError, ErrorCode},
     event::{Event, Kind, TaskEvent},
     id::{TaskId, Tenant},
-    pb,
+    limits, pb,
 };
 use serde_json::{Value, json};
 
@@ -72,13 +72,16 @@ impl TaskReporter {
         result: Option<&Value>,
         usage: Option<pb::ResourceUsage>,
     ) -> Result<(), ApiError> {
-        let body = pb::Completed {
+        let mut body = pb::Completed {
             success: Some(true),
             verification_passed: Some(true),
             result: result.map(pb::Json::from_value),
             resource_usage: usage,
             ..pb::Completed::default()
         };
+        if let Some(large) = body.result.take_if(|r| r.text.len() > limits::RESULT_BYTES_MAX) {
+            body.result_object = Some(bus::objects::put(self.client.bus(), &large.text).await?);
+        }
         self.report(id, Kind::Completed(Box::new(body))).await
     }
 

@@ -52,6 +52,23 @@ impl Task {
         Self::new(Kind::Lua(pb::Lua { source: source.into(), memory_mb: None }))
     }
 
+    /// A container of this image, with so many processors and so much memory in MiB; the command
+    /// stands in the place of the image's own.
+    pub fn docker<S: Into<String>>(
+        image: impl Into<String>,
+        (cpus, memory_mb): (f64, u32),
+        command: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let (image, command) = (image.into(), command.into_iter().map(Into::into).collect());
+        Self::new(Kind::Docker(pb::Docker {
+            image,
+            command,
+            cpus,
+            memory_mb,
+            ..pb::Docker::default()
+        }))
+    }
+
     /// A call of a handler.
     pub fn handler(name: impl Into<String>) -> Self {
         Self::new(Kind::Worker(pb::Worker { handler: name.into() }))
@@ -72,7 +89,12 @@ impl Task {
         match self.spec.executor.as_mut().and_then(|e| e.kind.as_mut()) {
             Some(Kind::Shell(shell)) => change(shell),
             Some(
-                Kind::Nats(_) | Kind::Http(_) | Kind::Lua(_) | Kind::Worker(_) | Kind::External(_),
+                Kind::Nats(_)
+                | Kind::Http(_)
+                | Kind::Lua(_)
+                | Kind::Docker(_)
+                | Kind::Worker(_)
+                | Kind::External(_),
             )
             | None => {
                 let problem = "has env, cwd and stdin only when it is shell".into();
@@ -217,7 +239,7 @@ impl Task {
     /// The submission, or everything that is wrong with it.
     pub fn build(self) -> Result<TaskSpec, ApiError> {
         let Self { spec, mut violations } = self;
-        match TaskSpec::parse(spec) {
+        match TaskSpec::submitted(spec) {
             Ok(spec) if violations.is_empty() => Ok(spec),
             Ok(_) => Err(ApiError::invalid(violations)),
             Err(more) => {

@@ -16,6 +16,7 @@ mod engine;
 mod execution;
 mod executor;
 mod handler;
+mod large;
 mod output;
 mod queue;
 mod report;

@@ -28,7 +28,7 @@ use std::{
     thread,
 };
 
-use common::pb;
+use common::{limits::OBJECT_BYTES_MAX, pb};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +37,8 @@ use limits::Limits;
 use reap::Group;
 use watch::Watch;
 
-/// Longest order, in bytes: a spec of the largest size, escaped.
-pub(crate) const ORDER_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Longest order, in bytes: the largest input as a text in a text, escaped twice, and the rest of a spec.
+pub(crate) const ORDER_BYTES_MAX: u64 = 5 * OBJECT_BYTES_MAX as u64;
 
 /// What is to be run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

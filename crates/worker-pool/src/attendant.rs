@@ -49,7 +49,7 @@ pub(crate) struct Streams {
     pub(crate) out: Option<OutputStream>,
     /// The same for its standard error.
     pub(crate) err: Option<OutputStream>,
-    /// How much of the end of each is kept, in bytes.
+    /// How much of the end of standard output is kept, in bytes.
     pub(crate) kept: usize,
 }
 
@@ -88,8 +88,8 @@ impl Attendant {
         redactor: &Redactor,
         streams: &Streams,
     ) -> Ended {
-        let tail = || Tail::new(streams.kept);
-        let mut ended = Ended { report: None, out: tail(), err: tail() };
+        let (out, err) = (Tail::new(streams.kept), Tail::new(limits::RESULT_STDERR_BYTES_MAX));
+        let mut ended = Ended { report: None, out, err };
         let (out, err) = (self.process.stdout.take(), self.process.stderr.take());
         let mut pipes = Box::pin(
             future::join(

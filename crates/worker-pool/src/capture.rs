@@ -38,29 +38,24 @@ impl Tail {
 }
 
 /// The result of a process: `{"exit":0,"stdout":"…","stderr":"…","truncated":false}`.
+///
+/// What it wrote to stdout is what it produced, and is kept whole as far as that goes; stderr is for
+/// people, who have the attempt's output.
 pub(crate) fn result(
     exit: Option<i32>,
     signal: Option<i32>,
     out: &mut Tail,
     err: &mut Tail,
 ) -> pb::Json {
-    let mut max = limits::RESULT_OUTPUT_BYTES_MAX;
-    loop {
-        out.shorten(max);
-        err.shorten(max);
-        let mut value = json!({
-            "exit": exit, "stdout": out.text(), "stderr": err.text(), "truncated": out.cut || err.cut,
-        });
-        if let (Some(signal), Value::Object(fields)) = (signal, &mut value) {
-            fields.insert("signal".into(), signal.into());
-        }
-        let json = pb::Json::from_value(&value);
-        // Bytes that are no text take more room in JSON than they had.
-        if json.text.len() <= limits::RESULT_BYTES_MAX || max == 0 {
-            return json;
-        }
-        max /= 2;
+    out.shorten(limits::PROCESS_RESULT_BYTES_MAX);
+    err.shorten(limits::RESULT_STDERR_BYTES_MAX);
+    let mut value = json!({
+        "exit": exit, "stdout": out.text(), "stderr": err.text(), "truncated": out.cut || err.cut,
+    });
+    if let (Some(signal), Value::Object(fields)) = (signal, &mut value) {
+        fields.insert("signal".into(), signal.into());
     }
+    pb::Json::from_value(&value)
 }
 
 #[cfg(test)]
@@ -69,17 +64,14 @@ mod tests {
 
     #[test]
     fn a_result_has_the_end_of_the_output_and_says_when_that_is_not_all() {
-        let (mut out, mut err) = (
-            Tail::new(limits::RESULT_OUTPUT_BYTES_MAX),
-            Tail::new(limits::RESULT_OUTPUT_BYTES_MAX),
-        );
+        let (mut out, mut err) = tails();
         out.push(b"{\"a\":1}\n");
         let value = result(Some(0), None, &mut out, &mut err).to_value();
         assert_eq!(
             value,
             json!({"exit": 0, "stdout": "{\"a\":1}\n", "stderr": "", "truncated": false})
         );
-        for _ in 0..limits::RESULT_OUTPUT_BYTES_MAX {
+        for _ in 0..limits::RESULT_STDERR_BYTES_MAX {
             err.push("ä".as_bytes());
         }
         err.push(b"\xff end");
@@ -88,17 +80,24 @@ mod tests {
         assert_eq!(value["signal"], 9);
         let text = value["stderr"].as_str().expect("text");
         assert!(text.starts_with('ä') && text.ends_with("\u{fffd} end"), "whole characters");
-        assert!(text.len() <= limits::RESULT_OUTPUT_BYTES_MAX + 3);
+        assert!(text.len() <= limits::RESULT_STDERR_BYTES_MAX + 3);
     }
 
     #[test]
-    fn output_that_is_no_text_still_fits_an_event() {
-        let mut out = Tail::new(limits::RESULT_OUTPUT_BYTES_MAX);
-        out.push(&vec![0xff; limits::RESULT_OUTPUT_BYTES_MAX]);
-        let mut err = Tail::new(limits::RESULT_OUTPUT_BYTES_MAX);
-        err.push(&vec![1; limits::RESULT_OUTPUT_BYTES_MAX]);
+    fn output_that_takes_most_room_in_json_still_fits_an_object() {
+        let (mut out, mut err) = tails();
+        out.push(&vec![1; limits::PROCESS_RESULT_BYTES_MAX]);
+        err.push(&vec![0xff; limits::RESULT_STDERR_BYTES_MAX]);
         let json = result(Some(0), None, &mut out, &mut err);
-        assert!(json.text.len() <= limits::RESULT_BYTES_MAX);
-        assert_eq!(json.to_value()["truncated"], true);
+        assert!(json.text.len() <= limits::OBJECT_BYTES_MAX);
+        assert!(json.text.ends_with("\"truncated\":false}"), "it is whole");
+        out.push(b"more");
+        let value = result(Some(0), None, &mut out, &mut err).to_value();
+        assert!(value["stdout"].as_str().is_some_and(|text| text.ends_with("more")));
+        assert_eq!(value["truncated"], true);
+    }
+
+    fn tails() -> (Tail, Tail) {
+        (Tail::new(limits::PROCESS_RESULT_BYTES_MAX), Tail::new(limits::RESULT_STDERR_BYTES_MAX))
     }
 }

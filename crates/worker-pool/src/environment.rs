@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use jetmill_sdk::worker::AttemptError;
+use jetmill_sdk::worker::{AttemptError, Execution};
 
 /// Variables that every command gets when the configuration says nothing else.
 pub(crate) const ENV_ALLOW: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER"];
@@ -18,6 +18,27 @@ pub(crate) struct Environment {
     allowed: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
     secrets_dir: Option<PathBuf>,
+}
+
+/// What a process is told of the attempt that it is.
+pub(crate) fn of_attempt(
+    execution: &Execution,
+    traceparent: &str,
+) -> impl Iterator<Item = (String, String)> + use<> {
+    let traceparent =
+        (!traceparent.is_empty()).then(|| ("TRACEPARENT".to_owned(), traceparent.to_owned()));
+    [
+        ("JETMILL_TASK_ID".to_owned(), execution.id.to_string()),
+        ("JETMILL_ATTEMPT".to_owned(), execution.attempt.to_string()),
+        ("JETMILL_TENANT".to_owned(), execution.tenant.to_string()),
+    ]
+    .into_iter()
+    .chain(traceparent)
+}
+
+/// The task's input as the text of a process's standard input.
+pub(crate) fn input(execution: &Execution) -> Option<String> {
+    execution.spec.as_pb().input.as_ref().map(|json| json.text.clone())
 }
 
 impl Environment {
@@ -55,6 +76,17 @@ impl Environment {
             }),
             _ => Err(missing(format!("{reference:?} is no secret: say env:NAME or file:NAME"))),
         }
+    }
+
+    /// The values of secrets, by the variable that each is for.
+    pub(crate) fn secrets<'a>(
+        &self,
+        references: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> Result<BTreeMap<String, String>, AttemptError> {
+        references
+            .into_iter()
+            .map(|(variable, reference)| Ok((variable.clone(), self.secret(reference)?)))
+            .collect()
     }
 
     fn file(&self, name: &str) -> Result<String, String> {

@@ -6,7 +6,7 @@ use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, Executor}
 use runtime::telemetry;
 use tracing::Instrument as _;
 
-use crate::{http::Http, lua::Lua, nats, roles::Roles, shell::Shell};
+use crate::{docker::Docker, http::Http, lua::Lua, nats, roles::Roles, shell::Shell};
 
 /// Runs what the pool can run.
 pub(crate) struct Executors {
@@ -15,6 +15,7 @@ pub(crate) struct Executors {
     pub(crate) shell: Shell,
     pub(crate) http: Http,
     pub(crate) lua: Lua,
+    pub(crate) docker: Docker,
 }
 
 impl Executor for Executors {
@@ -41,6 +42,7 @@ impl Executor for Executors {
                     self.http.run(&attempt, http, hosts, &traceparent).await
                 }
                 How::Lua(lua) => self.lua.run(&attempt, lua).await,
+                How::Docker(docker) => self.docker.run(&attempt, docker, role, &traceparent).await,
                 How::Worker(worker) => AttemptResult::failure(AttemptError::retryable(
                     "no_handler",
                     format!(

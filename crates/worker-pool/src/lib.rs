@@ -1,5 +1,5 @@
 //! Run this: takes attempts off the queues and runs them with the executors `shell`, `http`,
-//! `lua` and `nats`.
+//! `lua`, `docker` and `nats`.
 //!
 //! The engine is the SDK's (`jetmill_sdk::worker`); here is what it runs. This service owns no
 //! stream and no state: what it holds is in its heartbeat, and what it did is in the log. It does
@@ -15,6 +15,7 @@ mod admin;
 pub mod attend;
 mod attendant;
 mod capture;
+pub mod docker;
 mod environment;
 mod executors;
 mod http;
@@ -37,6 +38,8 @@ use common::{
 use jetmill_sdk::worker::{self, Options};
 use runtime::Context;
 
+use docker::Docker;
+pub use docker::access::{Engine, Folder, Network, SOCKET};
 use environment::{ENV_ALLOW, Environment};
 use executors::Executors;
 use http::Http;
@@ -63,6 +66,8 @@ pub struct Config {
     pub limits: Bounds,
     /// Which hosts and addresses the executor `http` may reach.
     pub http: Access,
+    /// Which engine runs containers, and what of this machine they may have.
+    pub docker: Engine,
     /// How long running work may go on after the worker was told to leave.
     pub drain_timeout: Duration,
     /// The program `jetmill`, started again as `jetmill attend` for each command.
@@ -81,6 +86,7 @@ impl Default for Config {
             roles: Roles::default(),
             limits: Bounds::default(),
             http: Access::default(),
+            docker: Engine::default(),
             drain_timeout: Duration::from_secs(30),
             executable: std::env::current_exe().unwrap_or_else(|_| "jetmill".into()),
         }
@@ -102,19 +108,27 @@ pub async fn run(ctx: Context, config: Config) -> anyhow::Result<()> {
     };
     let roots = http::system_roots();
     let http = Http::new(config.http, roots, environment.clone(), ctx.clock.clone())?;
+    let owner = (ctx.bus.clone(), options.name.to_string());
+    let docker = Docker::new(config.docker, environment.clone(), config.limits.most, owner);
+    let keeper = docker.keeper();
     let executors = Executors {
         bus: ctx.bus.clone(),
         roles: config.roles,
         lua: Lua::new(config.executable.clone(), ctx.clock.clone()),
         shell: Shell::new(config.executable, environment, config.limits),
         http,
+        docker,
     };
     let leave = config.drain_timeout + 4 * limits::CANCEL_GRACE;
     let mut tasks = ctx.supervisor().grace(leave);
     tasks.spawn("endpoints", admin::serve(ctx.clone()));
     tasks.spawn("worker", async move {
         let shutdown = ctx.shutdown.clone();
-        worker::run(ctx.bus, options, executors, ctx.clock, shutdown.clone()).await?;
+        tokio::select! {
+            left = worker::run(ctx.bus, options, executors, ctx.clock, shutdown.clone()) => left?,
+            never = keeper.keep() => match never {},
+        }
+        keeper.leave().await;
         shutdown.cancelled().await;
         Ok(())
     });

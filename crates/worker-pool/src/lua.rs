@@ -22,10 +22,10 @@ use script::{Outcome, Script};
 
 pub use script::main;
 
-/// What the script says is output; its result comes in one line of its own. A result that no event
-/// can carry is refused in the script's process already.
+/// What the script says is output; its result comes in one line of its own. A result that is
+/// too large is refused in the script's process already.
 const STREAMS: Streams =
-    Streams { out: None, err: Some(OutputStream::Log), kept: 2 * limits::RESULT_BYTES_MAX };
+    Streams { out: None, err: Some(OutputStream::Log), kept: 2 * limits::PROCESS_RESULT_BYTES_MAX };
 /// The script's own clock rings a little before the engine's, so that it can say where it was: a
 /// fifth of its time, and at most this.
 const RINGS_BEFORE_MAX: Duration = Duration::from_millis(500);

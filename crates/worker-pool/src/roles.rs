@@ -15,7 +15,7 @@ use std::{
 use common::task::TaskSpec;
 use jetmill_sdk::worker::AttemptError;
 
-use crate::{http::access::Host, program};
+use crate::{docker::access::Network, http::access::Host, program};
 
 /// Variables that make a program run another one, besides `LD_*`.
 const VARIABLES: [&str; 4] = ["PATH", "ENV", "BASH_ENV", "IFS"];
@@ -31,10 +31,14 @@ pub struct Role {
     pub executors: Vec<String>,
     /// Programs, by name or path, and the arguments that must follow: `cargo test`.
     pub commands: Vec<String>,
-    /// Folders in which, and in whose folders, commands may start.
+    /// Folders in which, and in whose folders, commands may start and containers have mounts.
     pub paths: Vec<PathBuf>,
     /// Hosts that may be asked.
     pub hosts: Vec<Host>,
+    /// Images of containers, as tasks name them.
+    pub images: Vec<String>,
+    /// The most that its containers may have of a network.
+    pub network: Option<Network>,
     /// Longest time of one attempt.
     pub max_timeout: Option<Duration>,
 }
@@ -150,14 +154,45 @@ impl Role {
             let message = format!("the working directory {cwd:?} is not there");
             return Err(AttemptError::permanent("cwd_not_found", message));
         };
-        let within = |folder: &PathBuf| fs::canonicalize(folder).is_ok_and(|f| real.starts_with(f));
-        if self.paths.iter().any(within) { Ok(Some(real)) } else { Err(self.forbidden_path(cwd)) }
+        let what = format!("the working directory {cwd:?}");
+        self.check_path(&what, &real).map(|()| Some(real))
     }
 
-    fn forbidden_path(&self, cwd: &str) -> AttemptError {
-        let what = format!("the working directory {cwd:?}");
-        self.refuse("forbidden_path", &what, self.paths.iter().map(|path| path.display()))
+    /// Judges the source of a mount, which has no links and no `..` any more.
+    pub(crate) fn check_mount(&self, source: &Path) -> Result<(), AttemptError> {
+        self.check_path(&format!("the mount of {}", source.display()), source)
     }
+
+    fn check_path(&self, what: &str, real: &Path) -> Result<(), AttemptError> {
+        if self.paths.is_empty() || self.paths.iter().any(|folder| is_within(real, folder)) {
+            return Ok(());
+        }
+        Err(self.refuse("forbidden_path", what, self.paths.iter().map(|path| path.display())))
+    }
+
+    /// Judges the image of a container.
+    pub(crate) fn check_image(&self, image: &str) -> Result<(), AttemptError> {
+        if self.images.is_empty() || self.images.iter().any(|allowed| allowed == image) {
+            return Ok(());
+        }
+        Err(self.refuse("forbidden_image", &format!("the image {image}"), self.images.iter()))
+    }
+
+    /// Judges the network of a container.
+    pub(crate) fn check_network(&self, asked: Network) -> Result<(), AttemptError> {
+        match self.network {
+            Some(most) if asked > most => {
+                let what = format!("the network {asked}");
+                Err(self.refuse("forbidden_network", &what, [most].iter()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a path without links is a folder or in it, wherever the folder's own links lead.
+pub(crate) fn is_within(real: &Path, folder: &Path) -> bool {
+    fs::canonicalize(folder).is_ok_and(|folder| real.starts_with(folder))
 }
 
 /// The same file under the same name: one file may be many programs, by what it is called.

@@ -1,18 +1,15 @@
 //! The executor `shell`: a process on this machine, with no more of it than the task was given.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use common::{limits, pb, task::TaskSpec};
+use common::{limits, pb};
 use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, Execution, OutputStream};
 
 use crate::{
     attend::{Order, Report, limits::Limits},
     attendant::{Attendant, Ended, Streams},
     capture,
-    environment::Environment,
+    environment::{self, Environment},
     redact::Redactor,
     roles::{self, Role},
 };
@@ -20,7 +17,7 @@ use crate::{
 const STREAMS: Streams = Streams {
     out: Some(OutputStream::Stdout),
     err: Some(OutputStream::Stderr),
-    kept: limits::RESULT_OUTPUT_BYTES_MAX,
+    kept: limits::PROCESS_RESULT_BYTES_MAX,
 };
 
 /// Runs commands.
@@ -92,18 +89,8 @@ impl Shell {
     ) -> Result<Plan, AttemptError> {
         let mut env = self.environment.allowed().clone();
         env.extend(shell.env.clone());
-        env.extend([
-            ("JETMILL_TASK_ID".into(), execution.id.to_string()),
-            ("JETMILL_ATTEMPT".into(), execution.attempt.to_string()),
-            ("JETMILL_TENANT".into(), execution.tenant.to_string()),
-        ]);
-        if !traceparent.is_empty() {
-            env.insert("TRACEPARENT".into(), traceparent.to_owned());
-        }
-        let mut secrets = BTreeMap::new();
-        for (variable, reference) in &shell.secrets {
-            secrets.insert(variable.clone(), self.environment.secret(reference)?);
-        }
+        env.extend(environment::of_attempt(execution, traceparent));
+        let secrets = self.environment.secrets(&shell.secrets)?;
         let redactor = Redactor::new(secrets.values().map(String::as_str));
         env.extend(secrets);
         let (folder, cwd) = working_directory(&shell.cwd, role)?;
@@ -111,7 +98,7 @@ impl Shell {
             "" => shell.argv.clone(),
             script => ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         };
-        let stdin = shell.stdin.clone().or_else(|| input(&execution.spec));
+        let stdin = shell.stdin.clone().or_else(|| environment::input(execution));
         let given = shell.env.keys().chain(shell.secrets.keys()).collect::<Vec<_>>();
         let command = roles::Command { argv: &argv, cwd: Path::new(&cwd), env: &given };
         let path = self.environment.allowed().get("PATH").map(String::as_str);
@@ -135,10 +122,6 @@ impl Shell {
         let Bounds { default, most } = self.limits;
         default.of_task(most, asked).map_err(|why| AttemptError::permanent("forbidden_limit", why))
     }
-}
-
-fn input(spec: &TaskSpec) -> Option<String> {
-    spec.as_pb().input.as_ref().map(|json| json.text.clone())
 }
 
 type Folder = (Option<tempfile::TempDir>, String);

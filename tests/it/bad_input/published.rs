@@ -36,7 +36,10 @@ fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = specs
         .map(|(spec, says)| ("task.created", spec.to_string().into_bytes(), says.to_vec()))
         .collect();
-    let others: [(&str, Vec<u8>, &[&str]); 19] = [
+    // A door would put it into the object store first.
+    let large = json!({ "input": "x".repeat(300_000) }).to_string().into_bytes();
+    let others: [(&str, Vec<u8>, &[&str]); 20] = [
+        ("task.created", large, &["input", "bytes"]),
         ("task.created", b"{broken".to_vec(), &["not JSON"]),
         ("task.created", b"{\"title\": \"\xff\"}".to_vec(), &["not JSON"]),
         ("task.created", b"{} {}".to_vec(), &["not JSON"]),

@@ -17,10 +17,10 @@ const CATALOG: &str = "catalog";
 /// Why the schedule of a disabled type rests.
 const DISABLED: &str = "its type is disabled";
 /// Fields of an executor that are taken as they are written: code, references and names.
-const LITERAL: [&str; 5] = ["script", "source", "secrets", "handler", "mounts"];
+const LITERAL: [&str; 6] = ["script", "source", "secrets", "handler", "mounts", "image"];
 /// What stands for a template while the form of its executor is checked. A problem counts when no
 /// value can cure it.
-const SAMPLES: [&str; 3] = ["1", "x", "http://x/"];
+const SAMPLES: [&str; 4] = ["1", "x", "http://x/", "/x"];
 
 /// Everything that is wrong with a task type as a document.
 pub(super) fn violations(task_type: &pb::TaskType) -> Vec<Violation> {
@@ -350,6 +350,21 @@ mod tests {
         assert_eq!(faults(nats("a b.{{ input.kind }}")), ["executor.nats.subject"]);
         let both = json!({"shell": {"argv": ["{{ input.a }}"], "script": "true"}});
         assert_eq!(faults(with("executor", both)), ["executor.shell"]);
+    }
+
+    #[test]
+    fn a_type_of_containers_says_what_they_may_use() {
+        let docker = |more: Value| {
+            let mut docker = json!({"image": "alpine:3", "working_dir": "{{ input.dir }}"});
+            for (name, value) in more.as_object().expect("an object") {
+                docker[name] = value.clone();
+            }
+            faults(with("executor", json!({"docker": docker})))
+        };
+        assert!(docker(json!({"cpus": 1, "memory_mb": 64})).is_empty());
+        assert_eq!(docker(json!({})), ["executor.docker.cpus", "executor.docker.memory_mb"]);
+        let of_input = json!({"cpus": 1, "memory_mb": 64, "image": "{{ input.image }}"});
+        assert_eq!(docker(of_input), ["executor.docker.image"], "an image is code");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! **Pure.** What is wrong with a submission: everything at once, each with its field.
 
+mod docker;
 mod executor;
 
 use prost::Message as _;
 
+use super::{json_problem, object_problem};
 use crate::{
     error::Violation,
     id::{InvalidName, QueueName, TaskId, Tenant, is_token},
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// Everything that is wrong with a submission; empty when nothing is.
-pub(super) fn violations(spec: &pb::TaskSpec) -> Vec<Violation> {
+pub(super) fn violations(spec: &pb::TaskSpec, input_max: usize) -> Vec<Violation> {
     let mut check = Check::default();
     check.names(spec);
     check.texts(spec);
@@ -22,7 +24,7 @@ pub(super) fn violations(spec: &pb::TaskSpec) -> Vec<Violation> {
     check.times(spec);
     check.executor(spec);
     check.dependencies(spec);
-    check.sizes(spec);
+    check.sizes(spec, input_max);
     check.violations
 }
 
@@ -192,10 +194,21 @@ impl Check {
         }
     }
 
-    fn sizes(&mut self, spec: &pb::TaskSpec) {
-        self.json("input", spec.input.as_ref(), limits::INPUT_BYTES_MAX, false);
+    fn sizes(&mut self, spec: &pb::TaskSpec, input_max: usize) {
+        self.json("input", spec.input.as_ref(), input_max, false);
         self.json("metadata", spec.metadata.as_ref(), limits::METADATA_BYTES_MAX, true);
-        let len = spec.encoded_len();
+        if let Some(object) = &spec.input_object {
+            if spec.input.is_some() {
+                self.wrong("input_object", "is there, and so is input; give one");
+            }
+            if let Some(problem) = object_problem(object) {
+                self.wrong("input_object", problem);
+            }
+        }
+        // A large input goes where it does not count.
+        let input = spec.input.as_ref().map_or(0, |json| json.text.len());
+        let elsewhere = if input > limits::INPUT_BYTES_MAX { input } else { 0 };
+        let len = spec.encoded_len() - elsewhere;
         if len > limits::SPEC_BYTES_MAX {
             self.wrong(
                 "task",
@@ -206,40 +219,10 @@ impl Check {
 
     fn json(&mut self, field: &str, json: Option<&pb::Json>, max: usize, object: bool) {
         let Some(pb::Json { text }) = json else { return };
-        if text.len() > max {
-            self.wrong(
-                field,
-                format!("must have at most {max} bytes of JSON; it has {}", text.len()),
-            );
-        } else if object && !text.trim_start().starts_with('{') {
+        if object && text.len() <= max && !text.trim_start().starts_with('{') {
             self.wrong(field, "must be a JSON object");
-        } else if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
-            self.wrong(field, format!("is not JSON: {error}"));
-        } else if nesting(text) > limits::JSON_DEPTH_MAX {
-            let max = limits::JSON_DEPTH_MAX;
-            self.wrong(field, format!("must nest at most {max} arrays and objects in one another"));
+        } else if let Some(problem) = json_problem(text, max) {
+            self.wrong(field, problem);
         }
     }
-}
-
-/// How many arrays and objects of a JSON text stand in one another, at most.
-///
-/// The check of the syntax does not recurse and so takes any depth; whoever reads the value does.
-fn nesting(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = in_string,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }

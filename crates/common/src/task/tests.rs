@@ -169,6 +169,56 @@ fn every_script_in_lua_is_bounded() {
 }
 
 #[test]
+fn every_container_says_what_it_may_use() {
+    let docker = |extra: Value| {
+        let mut docker = json!({"image": "alpine:3", "cpus": 0.5, "memory_mb": 64});
+        for (name, value) in extra.as_object().expect("an object") {
+            docker[name] = value.clone();
+        }
+        json!({"executor": {"docker": docker}})
+    };
+    let bad = |field: &str, extra: Value| check(&format!("executor.docker.{field}"), docker(extra));
+    let mount = |source: &str, target: &str| json!([{"source": source, "target": target}]);
+    spec(docker(json!({"network": "bridge", "processes": 1, "working_dir": "/tmp", "mounts": [
+        {"source": "/data", "target": "/data", "writable": true}, {"target": "/work"},
+    ]})));
+    assert_eq!(
+        faults(json!({"executor": {"docker": {"image": "a"}}})),
+        ["executor.docker.cpus", "executor.docker.memory_mb"]
+    );
+    for cpus in [json!(0), json!(-1), json!(0.001), json!(1e9), json!("NaN")] {
+        bad("cpus", json!({"cpus": cpus}));
+    }
+    for memory in [0, 5, u32::MAX] {
+        bad("memory_mb", json!({"memory_mb": memory}));
+    }
+    bad("processes", json!({"processes": 0}));
+    for image in ["", "-v", "a b", "/a", "a;b", &"a".repeat(256)] {
+        bad("image", json!({"image": image}));
+    }
+    for network in ["host", "container:other", "Bridge"] {
+        bad("network", json!({"network": network}));
+    }
+    bad("working_dir", json!({"working_dir": "tmp"}));
+    bad("env", json!({"env": {"A=B": "c"}}));
+    bad("secrets", json!({"secrets": {"A": "hunter2"}}));
+    check("executor.docker", docker(json!({"command": ["a\0"]})));
+    bad("mounts[0].source", json!({"mounts": mount("data", "/data")}));
+    for target in ["", "/", "data", "/a/../..", "/a:ro", "/proc/1", "/sys", "/dev/shm"] {
+        bad("mounts[0].target", json!({"mounts": mount("/data", target)}));
+    }
+    let twice = json!([{"target": "/a"}, {"target": "/a/"}]);
+    bad("mounts[1].target", json!({"mounts": twice}));
+    let many = (0..=limits::CONTAINER_MOUNTS_MAX).map(|n| json!({"target": format!("/{n}")}));
+    bad("mounts", json!({"mounts": many.collect::<Vec<_>>()}));
+    for run in ["601s", "0s"] {
+        let mut task = docker(json!({}));
+        task["timeouts"] = json!({"run": run});
+        check("timeouts.run", task);
+    }
+}
+
+#[test]
 fn roles_and_limits_have_their_rules() {
     spec(json!({"role": "coder"}));
     check("role", json!({"role": "a b"}));
@@ -214,6 +264,55 @@ fn every_value_has_its_size_and_depth() {
     check("metadata", json!({"metadata": {"a": "b".repeat(limits::METADATA_BYTES_MAX)}}));
     let argv = vec!["a".repeat(1024); 513];
     check("task", json!({"executor": {"shell": {"argv": argv}}}));
+}
+
+fn place(name: &str) -> Value {
+    json!({"name": name, "bytes": 300_000, "digest": format!("SHA-256={}=", "a".repeat(43))})
+}
+
+#[test]
+fn every_large_input_has_its_place() {
+    spec(json!({"input_object": place("01a1fc43-3a9f-72b3-94f1-8a35edd4126f")}));
+    check("input_object", json!({"input_object": place("a"), "input": 1}));
+    for (field, bad) in [
+        ("name", json!("")),
+        ("name", json!("a.b")),
+        ("name", json!("a".repeat(limits::NAME_BYTES_MAX + 1))),
+        ("bytes", json!(0)),
+        ("bytes", json!(limits::OBJECT_BYTES_MAX + 1)),
+        ("digest", json!("SHA-256=abc")),
+        ("digest", json!(format!("MD5={}=", "a".repeat(43)))),
+        ("digest", json!(format!("SHA-256={}", " ".repeat(44)))),
+    ] {
+        let mut object = place("a");
+        object[field] = bad;
+        check("input_object", json!({"input_object": object}));
+    }
+}
+
+#[test]
+fn doors_take_what_the_log_does_not() {
+    let input = |bytes: usize| {
+        let text = format!("{:?}", "a".repeat(bytes));
+        pb::TaskSpec { input: Some(pb::Json { text }), ..Default::default() }
+    };
+    let small = TaskSpec::submitted(input(10)).expect("valid");
+    assert_eq!(small.large_input(), None);
+    let large = input(limits::INPUT_BYTES_MAX + 1);
+    assert_eq!(faults_of(large.clone()), ["input"]);
+    let large = TaskSpec::submitted(large).expect("valid at a door");
+    assert!(large.large_input().is_some());
+    let object: pb::Object = serde_json::from_value(place("a")).expect("a place");
+    let kept = large.with_input_in(object);
+    let kept = TaskSpec::parse(kept.into_pb()).expect("valid in the log");
+    let whole = kept.with_input(pb::Json { text: "1".into() }).into_pb();
+    assert_eq!((whole.input, whole.input_object), (Some(pb::Json { text: "1".into() }), None));
+    let too_large = TaskSpec::submitted(input(limits::OBJECT_BYTES_MAX)).expect_err("too large");
+    assert_eq!(too_large.first().map(|v| v.field.as_str()), Some("input"));
+    let mut long = input(limits::INPUT_BYTES_MAX + 1);
+    long.description = "a".repeat(limits::SPEC_BYTES_MAX);
+    let fields = TaskSpec::submitted(long).expect_err("the rest is too large");
+    assert_eq!(fields.last().map(|v| v.field.as_str()), Some("task"));
 }
 
 #[test]
@@ -271,6 +370,8 @@ fn each_executor_has_its_queue_and_its_timeout() {
     check(json!({"shell": {"script": "true"}}), "shell", "default", Some(120));
     check(json!({"nats": {"subject": "a.b"}}), "nats", "default", Some(30));
     check(json!({"worker": {"handler": "media.resize"}}), "worker", "handlers", Some(300));
+    let docker = json!({"docker": {"image": "a", "cpus": 1, "memory_mb": 64}});
+    check(docker, "docker", "default", Some(300));
     check(json!({"external": {}}), "external", "default", None);
     assert_eq!(spec(json!({"queue": "gpu"})).queue().as_str(), "gpu");
 }
@@ -322,6 +423,14 @@ fn a_key_stands_for_one_id_in_each_tenant() {
 #[test]
 fn the_digest_is_of_what_was_asked_for() {
     let of = |value: Value| spec(value).digest();
+    // A second try puts its input in again, under another name.
+    let large = |name, digest: &str| {
+        let mut object = place(name);
+        object["digest"] = json!(format!("SHA-256={}=", digest.repeat(43)));
+        of(json!({"input_object": object}))
+    };
+    assert_eq!(large("a", "x"), large("b", "x"));
+    assert_ne!(large("a", "x"), large("a", "y"));
     let plain = of(json!({"task_id": "a", "title": "t"}));
     for same in [
         json!({"task_id": "a", "title": "t", "notify": "_INBOX.x"}),

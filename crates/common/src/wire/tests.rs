@@ -85,6 +85,7 @@ fn bodies() -> Vec<Body> {
             duration,
             started_at,
             worker: worker.clone(),
+            result_object: Some(object()),
         }),
         Body::Failed(pb::Failed {
             attempt,
@@ -97,6 +98,7 @@ fn bodies() -> Vec<Body> {
             duration,
             started_at,
             worker: worker.clone(),
+            result_object: None,
         }),
         Body::Retrying(pb::Retrying {
             attempt,
@@ -119,6 +121,7 @@ fn bodies() -> Vec<Body> {
             duration,
             started_at,
             worker,
+            result_object: Some(object()),
         }),
         Body::CancelRequested(pb::CancelRequested { reason: reason.clone() }),
         Body::Reprioritised(pb::Reprioritised { priority: 10 }),
@@ -133,6 +136,14 @@ fn bodies() -> Vec<Body> {
             pauses: vec![pb::Paused { queue: String::new(), reason }],
         }),
     ]
+}
+
+fn object() -> pb::Object {
+    pb::Object {
+        name: "01a1fc43-3a9f-72b3-94f1-8a35edd4126f".into(),
+        bytes: 3_000_000,
+        digest: format!("SHA-256={}=", "a".repeat(43)),
+    }
 }
 
 fn resolved() -> pb::Resolved {

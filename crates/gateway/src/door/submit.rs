@@ -1,9 +1,10 @@
 //! Submissions: larger than one NATS message, and with the trace of the request.
 
-use bus::{Bus, endpoint};
+use bus::{Bus, endpoint, objects};
 use common::{
     error::{ApiError, ErrorCode},
     limits, pb,
+    task::TaskSpec,
 };
 use prost::Message as _;
 use runtime::telemetry;
@@ -52,15 +53,8 @@ async fn submit_all(bus: &Bus, tasks: Vec<pb::TaskSpec>) -> Result<pb::SubmitRes
     let is_single = tasks.len() <= 1;
     let mut submissions = Vec::with_capacity(tasks.len());
     for part in split(tasks) {
-        let (part, count) = (pb::SubmitRequest { tasks: part }, submissions.len());
-        let expected = count + part.tasks.len();
-        let answer = match super::fits(&part) {
-            Ok(()) => {
-                endpoint::request::<_, pb::SubmitResponse>(bus, "registry", "submit", &part).await
-            }
-            Err(error) => Err(error),
-        };
-        match answer {
+        let expected = submissions.len() + part.len();
+        match hand_on(bus, part).await {
             Ok(answer) => submissions.extend(answer.submissions),
             // Nothing was accepted yet, so the request as a whole has failed.
             Err(error) if submissions.is_empty() && (is_single || !is_refusal(&error)) => {
@@ -71,6 +65,23 @@ async fn submit_all(bus: &Bus, tasks: Vec<pb::TaskSpec>) -> Result<pb::SubmitRes
         }
     }
     Ok(pb::SubmitResponse { submissions })
+}
+
+async fn hand_on(bus: &Bus, tasks: Vec<pb::TaskSpec>) -> Result<pb::SubmitResponse, ApiError> {
+    let mut part = pb::SubmitRequest { tasks };
+    if let [task] = part.tasks.as_mut_slice()
+        && is_large(task)
+    {
+        let spec = TaskSpec::submitted(task.clone()).map_err(ApiError::invalid)?;
+        *task = objects::keep_input(bus, spec).await?.into_pb();
+    }
+    super::fits(&part)?;
+    endpoint::request(bus, "registry", "submit", &part).await
+}
+
+/// Whether its input goes to the object store.
+fn is_large(task: &pb::TaskSpec) -> bool {
+    task.input.as_ref().is_some_and(|input| input.text.len() > limits::INPUT_BYTES_MAX)
 }
 
 /// Whether the error is about a task, and not about what stands behind the door.
@@ -88,7 +99,11 @@ fn split(tasks: Vec<pb::TaskSpec>) -> Vec<Vec<pb::TaskSpec>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
     for task in tasks {
-        let size = task.encoded_len() + TASK_OVERHEAD_BYTES;
+        // One with a large input travels alone: what is wrong with that is no fault of others.
+        let size = match task.encoded_len() + TASK_OVERHEAD_BYTES {
+            _ if is_large(&task) => limits::REQUEST_BYTES_MAX,
+            size => size,
+        };
         if bytes > 0 && bytes + size > limits::REQUEST_BYTES_MAX {
             parts.push(Vec::new());
             bytes = 0;
@@ -118,6 +133,9 @@ mod tests {
         assert_eq!(sizes(vec![task(10), task(10)]), [2]);
         assert_eq!(sizes(vec![task(half), task(half), task(10)]), [1, 2]);
         assert_eq!(sizes(vec![task(10), task(3 * half), task(10)]), [1, 1, 1]);
+        let input = Some(pb::Json { text: "1".repeat(limits::INPUT_BYTES_MAX + 1) });
+        let large = pb::TaskSpec { input, ..task(0) };
+        assert_eq!(sizes(vec![task(10), large.clone(), large, task(10), task(10)]), [1, 1, 1, 2]);
         for part in split((0..40).map(|_| task(half / 7)).collect()) {
             assert!(super::super::fits(&pb::SubmitRequest { tasks: part }).is_ok());
         }

@@ -30,14 +30,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Crashes in a row after which it is given up, and the time that makes them a row.
 const CRASHES_MAX: u32 = 5;
 const ROW: Duration = Duration::from_secs(60);
-/// Bytes that streams besides the log reserve.
+/// Bytes for streams besides the log and the object store: what ours reserve, and room for others.
 const OTHER_STREAMS_BYTES: u64 = 4 << 30;
 
 /// The child.
 pub(crate) struct NatsServer {
     program: PathBuf,
     folder: PathBuf,
-    sync_interval: String,
+    settings: Nats,
     port: u16,
     child: Child,
 }
@@ -67,9 +67,8 @@ impl NatsServer {
                 .hint("use --nats-port 0 for any free port, or end what listens there")
                 .into());
         }
-        let sync_interval = settings.sync_interval.clone();
-        let (child, port) = launch(program, &folder, port, &sync_interval).await?;
-        Ok(Self { program: program.to_owned(), folder, sync_interval, port, child })
+        let (child, port) = launch(program, &folder, port, settings).await?;
+        Ok(Self { program: program.to_owned(), folder, settings: settings.clone(), port, child })
     }
 
     /// Where clients connect.
@@ -91,7 +90,7 @@ impl NatsServer {
                 return anyhow::anyhow!("nats-server ended {crashes} times; see {}", log.display());
             }
             tracing::warn!(?ended, log = %log.display(), "nats-server ended; starting it again");
-            match launch(&self.program, &self.folder, self.port, &self.sync_interval).await {
+            match launch(&self.program, &self.folder, self.port, &self.settings).await {
                 Ok((child, _)) => self.child = child,
                 Err(error) => return error.context("failed to start nats-server again"),
             }
@@ -157,10 +156,10 @@ async fn launch(
     program: &Path,
     folder: &Path,
     port: u16,
-    sync_interval: &str,
+    settings: &Nats,
 ) -> anyhow::Result<(Child, u16)> {
     let config = config_file(folder);
-    fs::write(&config, configuration(folder, port, sync_interval))
+    fs::write(&config, configuration(folder, port, settings))
         .with_context(|| format!("failed to write {}", config.display()))?;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.path().extension().is_some_and(|end| end == "ports") {
@@ -201,14 +200,16 @@ async fn launch(
     bail!("nats-server did not start within {START_WITHIN:?}: {}", tail(folder))
 }
 
-fn configuration(folder: &Path, port: u16, sync_interval: &str) -> String {
+fn configuration(folder: &Path, port: u16, settings: &Nats) -> String {
     // Paths in JSON's quotes, which the format shares.
     let path =
         |name: &str| serde_json::Value::from(folder.join(name).display().to_string()).to_string();
     let here = serde_json::Value::from(folder.display().to_string());
     let port = if port == 0 { "-1".to_owned() } else { port.to_string() };
     let data = folder.parent().unwrap_or(folder);
-    let store = log_bytes_max(data).cast_unsigned().saturating_add(OTHER_STREAMS_BYTES);
+    let sync_interval = &settings.sync_interval;
+    let objects = u64::try_from(settings.streams.objects_bytes_max).unwrap_or(0);
+    let store = log_bytes_max(data).cast_unsigned().saturating_add(OTHER_STREAMS_BYTES + objects);
     format!(
         "# Written by `jetmill dev` at each start.\n\
          host: \"127.0.0.1\"\nport: {port}\nserver_name: \"jetmill-dev\"\n\
@@ -252,7 +253,9 @@ mod tests {
 
     #[test]
     fn the_configuration_quotes_its_paths() {
-        let text = configuration(Path::new("/a \"b\"/nats"), 0, "always");
+        let settings = crate::settings::Settings::read(runtime::config::Layers::new());
+        let settings = settings.expect("valid").nats;
+        let text = configuration(Path::new("/a \"b\"/nats"), 0, &settings);
         assert!(text.contains("port: -1"), "{text}");
         assert!(text.contains(r#"store_dir: "/a \"b\"/nats/store""#), "{text}");
     }

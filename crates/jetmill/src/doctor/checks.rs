@@ -13,8 +13,11 @@ use tokio::time::timeout;
 
 use super::Finding;
 use crate::{
+    cli::Global,
     dev::{Addresses, VERSION_MIN, at_least},
-    services, table,
+    serve, services,
+    settings::Settings,
+    table,
 };
 
 const ASK_WITHIN: Duration = Duration::from_secs(5);
@@ -42,6 +45,29 @@ fn disk() -> Finding {
         DISK_OUT..DISK_LOW => Finding::warn("disk", found).help(help),
         DISK_LOW.. => Finding::ok("disk", found),
     }
+}
+
+/// Whether containers can run on this machine.
+pub(super) async fn containers(global: &Global) -> Finding {
+    let what = "docker";
+    let settings = match Settings::read(serve::layers(global, &serve::Flags::default())) {
+        Ok(settings) => settings,
+        Err(error) => {
+            return Finding::fail("configuration", error.to_string())
+                .help("`jetmill config show` has every setting");
+        }
+    };
+    let socket = settings.worker_pool.docker.socket;
+    let place = socket.display();
+    let why = match timeout(ASK_WITHIN, worker_pool::docker::look(&socket)).await {
+        Ok(Ok(version)) => return Finding::ok(what, format!("engine {version} at {place}")),
+        Ok(Err(why)) => why,
+        Err(_) => "it does not answer".into(),
+    };
+    Finding::warn(what, format!("no engine at {place}: {why}")).help(
+        "only tasks of the executor docker need one: install and start it (Debian: `apt-get install docker.io`), \
+         or say where it is with worker_pool.docker.socket",
+    )
 }
 
 /// What can be seen through NATS.
@@ -101,6 +127,11 @@ async fn streams(bus: &Bus) -> Vec<Finding> {
             Err(_) => missing.push(name),
         }
     }
+    findings.push(match bus.jetstream().get_stream(subject::OBJECTS_STREAM).await {
+        Ok(stream) => objects(stream.cached_info()),
+        Err(_) => Finding::fail("objects", "the object store is missing")
+            .help("`jetmill dev` and `jetmill serve` make it; see what they say"),
+    });
     findings.push(if missing.is_empty() {
         Finding::ok("streams", "all there")
     } else {
@@ -132,6 +163,20 @@ fn log(info: &async_nats::jetstream::stream::Info) -> Finding {
         used if wall > 0 && used >= nearly_full => Finding::fail("log", found).help(help),
         used if wall > 0 && used >= nearly_full / 4 * 3 => Finding::warn("log", found).help(help),
         _ => Finding::ok("log", found),
+    }
+}
+
+/// Large inputs and results.
+fn objects(info: &async_nats::jetstream::stream::Info) -> Finding {
+    let (used, wall) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0));
+    let found = format!("{} of {}", table::bytes(used), table::bytes(wall));
+    let help = "a full store refuses large inputs, and attempts with large results fail: give it more with \
+                `nats stream edit OBJ_OBJECTS --max-bytes=…`, or keep them for a shorter time \
+                (registry.objects_kept)";
+    match used {
+        used if wall > 0 && used >= wall / 100 * 95 => Finding::fail("objects", found).help(help),
+        used if wall > 0 && used >= wall / 100 * 75 => Finding::warn("objects", found).help(help),
+        _ => Finding::ok("objects", found),
     }
 }
 

@@ -17,8 +17,10 @@ use crate::{
 
 /// What to set.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("what").required(true)
-    .args(["command", "script", "handler", "nats_subject", "http", "lua", "external", "file"]))]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true)
+    .args(["command", "script", "handler", "nats_subject", "http", "lua", "docker", "external", "file"]))]
+#[command(group = clap::ArgGroup::new("kind")
+    .args(["script", "handler", "nats_subject", "http", "lua", "docker", "external", "file"]))]
 #[command(group = clap::ArgGroup::new("when").args(["cron", "every", "at"]))]
 #[command(after_help = "Examples:
   jetmill schedule set nightly --cron '0 2 * * *' --time-zone Europe/Berlin -- ./backup
@@ -30,7 +32,7 @@ pub(crate) struct Args {
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     name: Option<String>,
     /// The command and its arguments; no shell reads them
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = submit::NO_COMMAND)]
     command: Vec<String>,
     /// Schedules in JSON, one after the other; `-` is standard input
     #[arg(long, short, value_name = "FILE", conflicts_with = "when")]

@@ -7,7 +7,7 @@ use runtime::config::Reader;
 use worker_pool::roles::{Role, Roles};
 
 /// The words of executors that a role may name.
-const EXECUTORS: [&str; 5] = ["shell", "nats", "http", "lua", "worker"];
+const EXECUTORS: [&str; 6] = ["shell", "nats", "http", "lua", "docker", "worker"];
 
 /// Reads every role, and tells everything that is wrong with them.
 pub(super) fn read(r: &mut Reader) -> Roles {
@@ -43,13 +43,17 @@ fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
             }
             role.paths = items().map(Into::into).collect();
         }
+        "images" => role.images = items().map(str::to_owned).collect(),
+        "network" => role.network = Some(text.parse()?),
         "hosts" => role.hosts = items().map(str::parse).collect::<Result<_, _>>()?,
         "max_timeout" => {
             let most = parse_duration(text).filter(|most| !most.is_zero());
             role.max_timeout = Some(most.ok_or("must be a duration such as 30s or 5m")?);
         }
         _ => {
-            return Err("must be executors, commands, paths, hosts or max_timeout".into());
+            return Err(
+                "must be executors, commands, paths, hosts, images, network or max_timeout".into(),
+            );
         }
     }
     Ok(())
@@ -60,6 +64,7 @@ mod tests {
     use std::{path::Path, time::Duration};
 
     use runtime::config::Layers;
+    use worker_pool::Network;
 
     use super::*;
 
@@ -80,23 +85,33 @@ mod tests {
             [roles.researcher]
             executors = ["http"]
             hosts = ["docs.rs", "example.com:8443"]
+            [roles.tester]
+            executors = ["docker"]
+            images = ["alpine:3"]
+            network = "none"
         "#;
         let Roles(roles) = of(text).expect("valid");
         assert_eq!(
             roles.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
-            ["coder", "researcher"]
+            ["coder", "researcher", "tester"]
         );
         let coder = roles.first().expect("one");
         assert_eq!(coder.commands, ["git", "cargo test"]);
         assert_eq!(coder.max_timeout, Some(Duration::from_secs(300)));
         assert_eq!(coder.hosts, []);
+        let tester = roles.last().expect("another");
+        assert_eq!(
+            (tester.images.as_slice(), tester.network),
+            (&["alpine:3".to_owned()][..], Some(Network::None))
+        );
     }
 
     #[test]
     fn everything_that_is_wrong_with_roles_is_told() {
         let text = r#"
             [roles.a]
-            executors = ["docker"]
+            executors = ["ssh"]
+            network = "host"
             paths = ["code"]
             hosts = ["https://a"]
             max_timeout = "soon"
@@ -104,7 +119,7 @@ mod tests {
             commands = []
         "#;
         let told = of(text).expect_err("not valid");
-        for key in ["executors", "paths", "hosts", "max_timeout", "tools", "commands"] {
+        for key in ["executors", "network", "paths", "hosts", "max_timeout", "tools", "commands"] {
             assert!(told.contains(&format!("roles.a.{key} must ")), "{key} in {told}");
         }
     }

@@ -88,7 +88,7 @@ pub(super) async fn run(session: &Session, text: &[u8], wait: bool) -> anyhow::R
         progress.advance(tally.completed + tally.ended_otherwise);
         while !waiter.is_done() {
             let outcome = waiter.next().await;
-            ended(session, &outcome, &mut tally, &progress)?;
+            ended(session, outcome, &mut tally, &progress).await?;
             progress.advance(1);
         }
     }
@@ -134,7 +134,7 @@ async fn submit(
             Some(waiter) => tokio::select! {
                 chunk = answers.next() => chunk,
                 outcome = waiter.next() => {
-                    ended(session, &outcome, tally, &progress)?;
+                    ended(session, outcome, tally, &progress).await?;
                     continue;
                 }
             },
@@ -210,9 +210,9 @@ fn tell(
     if session.ui.json { output::json(&submission) } else { Ok(()) }
 }
 
-fn ended(
+async fn ended(
     session: &Session,
-    outcome: &pb::Outcome,
+    outcome: pb::Outcome,
     tally: &mut Tally,
     progress: &Progress,
 ) -> anyhow::Result<()> {
@@ -223,10 +223,10 @@ fn ended(
         tally.ended_otherwise += 1;
     }
     if session.ui.json {
-        return output::json(outcome);
+        return output::json(&session.client.whole(outcome).await?);
     }
     if !completed && tally.ended_otherwise <= TOLD_MAX {
-        progress.say(&task::end(outcome));
+        progress.say(&task::end(&outcome));
     }
     Ok(())
 }

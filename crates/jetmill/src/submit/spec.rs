@@ -11,7 +11,10 @@ use common::{
 
 use worker_pool::attend::limits::Limits;
 
-use super::parse::{parse_dependency, parse_duration, parse_json, parse_pair, parse_time};
+use super::{
+    container::Container,
+    parse::{parse_dependency, parse_duration, parse_json, parse_pair, parse_time},
+};
 use crate::{exit::bad_input, queue};
 
 /// The flags of one task.
@@ -41,12 +44,17 @@ pub(crate) struct TaskArgs {
     /// A file with a Lua script that defines main(input); `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub(super) lua: Option<PathBuf>,
+    #[command(flatten)]
+    container: Container,
     /// Another system runs it and reports
     #[arg(long)]
     external: bool,
     /// The input, as JSON
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
+    /// A file with the input, as JSON, of any size; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "input")]
+    pub(super) input_file: Option<PathBuf>,
     /// What people read in lists
     #[arg(long)]
     title: Option<String>,
@@ -105,7 +113,7 @@ pub(crate) struct TaskArgs {
     /// A file for the command's standard input; `-` is this one's
     #[arg(long, value_name = "FILE")]
     pub(crate) stdin: Option<PathBuf>,
-    /// The command's working directory, on the worker
+    /// The command's working directory, on the worker or in the container
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
     /// What the command may use, such as `memory_mb=512,processes=64`
@@ -140,6 +148,7 @@ impl TaskArgs {
             ("--id", self.id.is_some()),
             ("--key", self.key.is_some()),
             ("--input", self.input.is_some()),
+            ("--input-file", self.input_file.is_some()),
             ("--stdin", self.stdin.is_some()),
             ("--env", !self.env.is_empty()),
             ("--delay", self.delay.is_some()),
@@ -159,6 +168,7 @@ impl TaskArgs {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
     pub(super) stdin: Option<String>,
+    pub(super) input: Option<String>,
     pub(super) lua: Option<String>,
 }
 
@@ -186,8 +196,8 @@ pub(super) fn build(
             .transpose()?,
         tags: args.tags.clone(),
         queue: args.queue.as_ref().map(ToString::to_string).unwrap_or_default(),
+        input: input(args, &files)?,
         executor: Some(pb::Executor { kind: Some(executor(args, command, files)?) }),
-        input: args.input.as_deref().map(|json| parse_json("--input", json)).transpose()?,
         depends_on: args.depends_on.clone(),
         run_at: args.run_at.map(Into::into),
         delay: args.delay.map(Into::into),
@@ -198,12 +208,19 @@ pub(super) fn build(
     })
 }
 
+fn input(args: &TaskArgs, files: &Files) -> Result<Option<pb::Json>, ApiError> {
+    let given = [("--input", &args.input), ("--input-file", &files.input)];
+    let mut given = given.into_iter().filter_map(|(flag, json)| Some((flag, json.as_deref()?)));
+    given.next().map(|(flag, json)| parse_json(flag, json)).transpose()
+}
+
 fn kind_word(args: &TaskArgs) -> &'static str {
     let said = [
         (args.handler.is_some(), "worker"),
         (args.nats_subject.is_some(), "nats"),
         (args.http.is_some(), "http"),
         (args.lua.is_some(), "lua"),
+        (args.container.image.is_some(), "docker"),
         (args.external, "external"),
     ];
     said.into_iter().find_map(|(given, word)| given.then_some(word)).unwrap_or("shell")
@@ -213,13 +230,15 @@ fn title(args: &TaskArgs, command: &[String]) -> String {
     let http = args.http.as_ref().map(|_| crate::task::request(&http(args)));
     let lua = args.lua.as_ref().map(|path| path.display().to_string());
     let named = args.handler.clone().or_else(|| args.nats_subject.clone()).or(http).or(lua);
-    let said = named.or_else(|| args.script.clone()).unwrap_or_else(|| command.join(" "));
+    let said = named.or_else(|| args.script.clone()).unwrap_or_else(|| {
+        args.container.image.iter().chain(command).map(String::as_str).collect::<Vec<_>>().join(" ")
+    });
     let line = said.lines().next().unwrap_or_default();
     line.chars().take(120).collect()
 }
 
 fn executor(args: &TaskArgs, command: &[String], files: Files) -> Result<Kind, ApiError> {
-    let is_shell = args.script.is_some() || !command.is_empty();
+    let is_shell = args.script.is_some() || !command.is_empty() || args.container.image.is_some();
     let for_shell = !args.env.is_empty()
         || files.stdin.is_some()
         || args.cwd.is_some()
@@ -240,6 +259,16 @@ fn executor(args: &TaskArgs, command: &[String], files: Files) -> Result<Kind, A
         Kind::Http(http(args))
     } else if let Some(source) = files.lua {
         Kind::Lua(pb::Lua { source, memory_mb: None })
+    } else if args.container.image.is_some() {
+        let container = args.container.executor(args.limits.unwrap_or_default())?;
+        Kind::Docker(pb::Docker {
+            command: command.to_vec(),
+            working_dir: args.cwd.clone().unwrap_or_default(),
+            env: args.env.iter().cloned().collect(),
+            secrets: args.secrets.iter().cloned().collect(),
+            stdin: files.stdin,
+            ..container
+        })
     } else if args.external {
         Kind::External(pb::External {})
     } else {
@@ -257,7 +286,7 @@ fn executor(args: &TaskArgs, command: &[String], files: Files) -> Result<Kind, A
 }
 
 fn http(args: &TaskArgs) -> pb::Http {
-    let sends = args.body.is_some() || args.input.is_some();
+    let sends = args.body.is_some() || args.input.is_some() || args.input_file.is_some();
     let method = args.method.clone().unwrap_or(if sends { "POST".into() } else { String::new() });
     pb::Http {
         method,
@@ -333,7 +362,7 @@ mod tests {
         let args = TaskArgs { input: Some("{}".into()), ..args };
         let spec = build(&args, &[], Files::default()).expect("a task");
         assert_eq!(spec.title, "POST https://example.com/a");
-        let files = Files { lua: Some("function main() end".into()), stdin: None };
+        let files = Files { lua: Some("function main() end".into()), ..Files::default() };
         let args = TaskArgs { lua: Some("a.lua".into()), ..TaskArgs::default() };
         let spec = build(&args, &[], files).expect("a task");
         assert_eq!(spec.title, "a.lua");

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod kept;
+mod objects;
 mod schema;
 
 use bus::{Cursor, Message};

@@ -59,6 +59,7 @@ impl Writer {
             return Err(LedgerError::Superseded);
         }
         write_tasks(&tx, &batch.tasks).map_err(failed)?;
+        write_objects(&tx, &batch.tasks).map_err(failed)?;
         write_entries(&tx, &batch.entries).map_err(failed)?;
         write_counts(&tx, batch).map_err(failed)?;
         tx.commit().map_err(failed)
@@ -100,7 +101,7 @@ fn write_tasks(tx: &Transaction<'_>, tasks: &[Change]) -> rusqlite::Result<()> {
     let set = CHANGED.map(|name| format!("{name} = ?")).join(", ");
     let mut update = tx.prepare_cached(&format!("UPDATE tasks SET {set} WHERE place = ?"))?;
     let mut delete = tx.prepare_cached("DELETE FROM tasks WHERE place = ?")?;
-    for Change { live, report, fixed, is_new } in tasks {
+    for Change { live, report, fixed, is_new, .. } in tasks {
         if let Some(fixed) = fixed {
             if !is_new {
                 delete.execute([live.place.number()])?;
@@ -173,6 +174,17 @@ fn write_task(
         live.spec_at.number(),
         report,
     ])?;
+    Ok(())
+}
+
+/// Says whose the large inputs and results are; most batches have none.
+fn write_objects(tx: &Transaction<'_>, tasks: &[Change]) -> rusqlite::Result<()> {
+    for change in tasks {
+        for name in &change.objects {
+            tx.prepare_cached("INSERT OR IGNORE INTO objects (name, task) VALUES (?, ?)")?
+                .execute(params![name, change.live.place.number()])?;
+        }
+    }
     Ok(())
 }
 

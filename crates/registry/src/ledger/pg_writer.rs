@@ -153,6 +153,23 @@ pub(super) fn bind_changed<'q>(query: Query<'q>, rows: &'q [&Change]) -> Query<'
         .bind(rows.iter().map(|c| c.report.as_slice()).collect::<Vec<_>>())
 }
 
+/// Says whose the large inputs and results are; most batches have none.
+pub(super) async fn write_objects(
+    tx: &mut PgConnection,
+    tasks: &[Change],
+) -> Result<(), sqlx::Error> {
+    let pairs = tasks.iter().flat_map(|change| change.objects.iter().map(move |o| (o, change)));
+    let (names, places): (Vec<_>, Vec<_>) =
+        pairs.map(|(name, change)| (name.as_str(), change.live.place.number())).unzip();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let sql = "INSERT INTO objects (name, task) SELECT * FROM UNNEST($1::text[], $2::bigint[]) \
+         ON CONFLICT DO NOTHING";
+    sqlx::query(sql).bind(names).bind(places).execute(tx).await?;
+    Ok(())
+}
+
 pub(super) async fn write_entries(
     tx: &mut PgConnection,
     entries: &[Entry],

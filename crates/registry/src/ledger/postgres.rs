@@ -5,6 +5,7 @@ use std::time::Duration;
 use common::{
     filter::Filter,
     id::{TaskId, Tenant},
+    time::Timestamp,
 };
 use futures::TryStreamExt as _;
 use sqlx::{
@@ -104,6 +105,7 @@ impl Ledger for Postgres {
                 return Err(LedgerError::Superseded);
             }
             pg_writer::write_tasks(&mut tx, &batch.tasks).await.map_err(&failed)?;
+            pg_writer::write_objects(&mut tx, &batch.tasks).await.map_err(&failed)?;
             pg_writer::write_entries(&mut tx, &batch.entries).await.map_err(&failed)?;
             pg_writer::write_counts(&mut tx, &batch.counts).await.map_err(&failed)?;
             tx.commit().await.map_err(&failed)
@@ -199,6 +201,23 @@ impl Ledger for Postgres {
                 .await
                 .map_err(&failed)?;
             Ok(Stats::new(|n| by_state.try_get(n).unwrap_or(0), by_subsystem))
+        })
+    }
+
+    fn needed<'a>(
+        &'a self,
+        objects: &'a [String],
+        ended_since: Timestamp,
+    ) -> Later<'a, Vec<String>> {
+        Box::pin(async move {
+            let sql = "SELECT DISTINCT o.name FROM objects AS o JOIN tasks AS t ON t.place = o.task \
+                 WHERE o.name = ANY($1) AND (t.finished_at IS NULL OR t.finished_at >= $2)";
+            sqlx::query_scalar(sql)
+                .bind(objects)
+                .bind(ended_since.micros())
+                .fetch_all(&self.pool)
+                .await
+                .map_err(failed("look for objects"))
         })
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use common::{
     filter::Filter,
     id::{TaskId, Tenant},
+    time::Timestamp,
 };
 use futures::TryStreamExt as _;
 use sqlx::{
@@ -213,6 +214,25 @@ impl Ledger for Sqlite {
                 .await
                 .map_err(&failed)?;
             Ok(Stats::new(|n| by_state.try_get(n).unwrap_or(0), by_subsystem))
+        })
+    }
+
+    fn needed<'a>(
+        &'a self,
+        objects: &'a [String],
+        ended_since: Timestamp,
+    ) -> Later<'a, Vec<String>> {
+        Box::pin(async move {
+            let names = serde_json::Value::from(objects).to_string();
+            let sql = "SELECT DISTINCT o.name FROM json_each(?) AS k, objects AS o, tasks AS t \
+                 WHERE o.name = k.value AND t.place = o.task \
+                 AND (t.finished_at IS NULL OR t.finished_at >= ?)";
+            sqlx::query_scalar(sql)
+                .bind(names)
+                .bind(ended_since.micros())
+                .fetch_all(&self.readers)
+                .await
+                .map_err(failed("look for objects"))
         })
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use common::{
     id::{TaskId, TaskKey, Tenant},
     limits::LEDGER_KNOWN_BYTES_MAX,
+    pb,
     task::TaskSpec,
 };
 use prost::Message as _;
@@ -180,7 +181,8 @@ impl Known {
             let report = report.unwrap_or_default();
             let live = copy(&slot.live);
             let fixed = fixed.filter(|_| std::mem::take(&mut slot.is_described));
-            change = Some(Change { live, report, fixed, is_new: before.is_none() });
+            let objects = objects(fixed.as_deref(), slot.live.report.as_deref());
+            change = Some(Change { live, report, fixed, is_new: before.is_none(), objects });
         }
         self.bytes -= slot.bytes;
         slot.bytes = bytes(&slot.live);
@@ -209,6 +211,13 @@ impl Known {
             stays
         });
     }
+}
+
+/// The large values that a task refers to.
+fn objects(fixed: Option<&Fixed>, report: Option<&pb::Task>) -> Vec<String> {
+    let input = fixed.and_then(|fixed| fixed.spec.input_object.as_ref());
+    let result = report.and_then(|report| report.result_object.as_ref());
+    input.into_iter().chain(result).map(|object| object.name.clone()).collect()
 }
 
 fn slot(live: Live, uuid: u128) -> Slot {

@@ -34,7 +34,7 @@ impl Running {
         let ctx = Context::new(bus.clone(), Arc::new(SystemClock), shutdown.clone(), "test")
             .named("registry");
         let health = ctx.health.clone();
-        let config = registry::Config { ledger_url: ledger_url.into() };
+        let config = registry::Config { ledger_url: ledger_url.into(), ..Default::default() };
         #[expect(clippy::disallowed_methods, reason = "the test joins it")]
         let service = tokio::spawn(registry::run(ctx, config));
         Self { bus: bus.clone(), health, shutdown, service }

@@ -109,13 +109,13 @@ pub fn returned(attempt: u32, worker: &str, reason: impl Into<String>) -> Kind {
     Kind::Returned(pb::Returned { attempt, worker: worker.into(), reason: reason.into() })
 }
 
-/// A result that no event can carry is none.
+/// A result that neither an event nor the object store can carry is none.
 fn check_size(left: AttemptResult) -> AttemptResult {
     let size = left.result.as_ref().map_or(0, |r| r.text.len());
-    if size <= limits::RESULT_BYTES_MAX {
+    if size <= limits::OBJECT_BYTES_MAX {
         return left;
     }
-    let max = limits::RESULT_BYTES_MAX;
+    let max = limits::OBJECT_BYTES_MAX;
     let message = format!(
         "the result has {size} bytes and may have {max}; store it elsewhere and return its place"
     );
@@ -144,6 +144,7 @@ fn cancelled(facts: &Facts, reason: String, left: AttemptResult) -> Kind {
         duration: Some(facts.duration.into()),
         started_at: Some(facts.started_at.into()),
         worker: facts.worker.clone(),
+        result_object: None,
     }))
 }
 
@@ -239,6 +240,7 @@ pub fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::Outcome>
         Kind::Completed(body) => Some(pb::Outcome {
             state: pb::TaskState::Completed as i32,
             result: body.result.clone(),
+            result_object: body.result_object.clone(),
             attempt: body.attempt,
             ..outcome
         }),
@@ -246,6 +248,7 @@ pub fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::Outcome>
             state: pb::TaskState::Failed as i32,
             cause: body.cause,
             result: body.result.clone(),
+            result_object: body.result_object.clone(),
             error: body.error.clone(),
             attempt: body.attempt,
             ..outcome
@@ -253,6 +256,7 @@ pub fn outcome(tenant: &Tenant, id: &TaskId, kind: &Kind) -> Option<pb::Outcome>
         Kind::Cancelled(body) => Some(pb::Outcome {
             state: pb::TaskState::Cancelled as i32,
             result: body.result.clone(),
+            result_object: body.result_object.clone(),
             attempt: body.attempt,
             ..outcome
         }),

@@ -62,7 +62,12 @@ impl Executor for Handlers {
     async fn run(&self, attempt: AttemptContext) -> AttemptResult {
         let name = match attempt.execution().spec.executor() {
             How::Worker(worker) => worker.handler.clone(),
-            other @ (How::Shell(_) | How::Nats(_) | How::Http(_) | How::Lua(_) | How::External) => {
+            other @ (How::Shell(_)
+            | How::Nats(_)
+            | How::Http(_)
+            | How::Lua(_)
+            | How::Docker(_)
+            | How::External) => {
                 return AttemptResult::failure(AttemptError::retryable(
                     "no_handler",
                     format!("this worker runs handlers, not {}; name another queue", other.word()),

@@ -18,6 +18,7 @@ use super::{
     engine::Engine,
     execution::Execution,
     executor::{AttemptResult, Executor},
+    large,
     running::StopFlag,
 };
 
@@ -54,7 +55,14 @@ pub(super) async fn run<E: Executor>(
         started_at,
         duration: took.unwrap_or_else(|| begun.elapsed()),
     };
-    attempt::conclude(&execution.spec.retry(), &facts, how, rand::random())
+    let retry = execution.spec.retry();
+    let mut ending = attempt::conclude(&retry, &facts, how, rand::random())?;
+    let Err(error) = large::keep_result(&engine.bus, &mut ending).await else {
+        return Some(ending);
+    };
+    let usage = if let Kind::Completed(body) = ending { body.resource_usage } else { None };
+    let how = How::Finished(AttemptResult { error: Some(error), result: None, usage });
+    attempt::conclude(&retry, &facts, how, rand::random())
 }
 
 /// Runs the executor; says how it ended, and how long it took where it ended by itself.
@@ -66,7 +74,6 @@ async fn watched<E: Executor>(
     begun_stored: &Notify,
 ) -> (How, Option<Duration>) {
     let signs = Arc::new(Signs::new());
-    let context = AttemptContext::new(execution.clone(), stop.token.clone(), signs.clone());
     // For log lines; the spans of traces are the executors' own (see runtime::telemetry).
     let span = tracing::info_span!(
         target: "jetmill::supervisor", "attempt",
@@ -77,11 +84,15 @@ async fn watched<E: Executor>(
     );
     // A task of its own, so that a handler that computes without a pause stops no timer here.
     let mut work = JoinSet::new();
-    let executor = engine.executor.clone();
+    let (own, attempted) = (engine.clone(), execution.clone());
+    let (token, told) = (stop.token.clone(), signs.clone());
     let run = async move {
         // Not from before: under load, waiting for a thread is most of a short attempt.
         let begun = Instant::now();
-        let result = executor.run(context).await;
+        let result = match large::with_input(&own.bus, attempted, &token).await {
+            Ok(execution) => own.executor.run(AttemptContext::new(execution, token, told)).await,
+            Err(result) => result,
+        };
         (result, begun.elapsed())
     };
     work.spawn(run.instrument(span));

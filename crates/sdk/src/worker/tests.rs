@@ -97,8 +97,8 @@ fn every_end_of_an_attempt_has_its_event() {
 }
 
 #[test]
-fn a_result_that_no_event_can_carry_is_an_error_that_no_retry_helps() {
-    let large = format!("\"{}\"", "x".repeat(limits::RESULT_BYTES_MAX));
+fn a_result_that_nothing_can_carry_is_an_error_that_no_retry_helps() {
+    let large = format!("\"{}\"", "x".repeat(limits::OBJECT_BYTES_MAX));
     check(0, How::Finished(left(&large)), "failed 7 rejected result_too_large");
     check(0, How::Stopped(Stop::Cancel("why".into()), left(&large)), "cancelled 7 why");
 }

@@ -81,46 +81,27 @@ pub(super) fn result(answer: &Answer, redactor: &Redactor) -> pb::Json {
     if bytes.is_empty() {
         return made("none", Value::Null, None);
     }
-    let more = answer.cut.then(|| {
-        format!(
-            "the body has more than {} bytes; the rest was not read",
-            limits::HTTP_BODY_BYTES_MAX
-        )
-    });
     if let Some(value) = as_json(answer, &bytes, redactor) {
-        let whole = made("json", value, None);
-        if whole.text.len() <= limits::RESULT_BYTES_MAX {
-            return whole;
-        }
+        return made("json", value, None);
     }
-    let mut max = bytes.len();
-    loop {
-        let head = bytes.get(..max).unwrap_or_default();
-        let notice = more.clone().or_else(|| {
-            (max < bytes.len()).then(|| {
-                format!(
-                    "the body has {} bytes, and this is its beginning: a result may have {} in all",
-                    bytes.len(),
-                    limits::RESULT_BYTES_MAX
-                )
-            })
-        });
-        let json = match text(head) {
-            Some(text) => made("text", text.into(), notice),
-            None => made("base64", STANDARD.encode(head).into(), notice),
-        };
-        if json.text.len() <= limits::RESULT_BYTES_MAX || max == 0 {
-            return json;
-        }
-        max = (max / 2).min(limits::RESULT_BYTES_MAX / 2);
+    let notice = answer.cut.then(|| {
+        let max = limits::HTTP_BODY_BYTES_MAX;
+        format!("the body has more than {max} bytes; the rest was not read")
+    });
+    match text(&bytes) {
+        Some(text) => made("text", text.into(), notice),
+        None => made("base64", STANDARD.encode(&bytes).into(), notice),
     }
 }
 
-/// The whole body as JSON, when it says that it is JSON or says nothing.
+/// The whole body as JSON, when it says that it is JSON or says nothing. A large one stays the text
+/// that it is: its values would take a hundred times its room in the worker's own process.
 fn as_json(answer: &Answer, bytes: &[u8], redactor: &Redactor) -> Option<Value> {
     let said = answer.headers.get(CONTENT_TYPE).map(|v| String::from_utf8_lossy(v.as_bytes()));
     let is_json = said.is_none_or(|said| said.to_ascii_lowercase().contains("json"));
-    let mut value = (is_json && !answer.cut).then(|| serde_json::from_slice(bytes).ok())??;
+    let is_small = bytes.len() <= limits::RESULT_BYTES_MAX;
+    let mut value =
+        (is_json && is_small && !answer.cut).then(|| serde_json::from_slice(bytes).ok())??;
     redact(&mut value, redactor);
     Some(value)
 }

@@ -312,7 +312,7 @@ async fn an_endless_answer_is_read_up_to_the_cap() {
     let result = run(&loopback(), json!({ "url": server.url("/endless") })).await;
     assert_eq!(result.error, None);
     let json = result.result.expect("a result");
-    assert!(json.text.len() <= limits::RESULT_BYTES_MAX);
+    assert!(json.text.len() <= limits::OBJECT_BYTES_MAX);
     let value = json.to_value();
     assert_eq!(value["truncated"], true);
     assert!(

@@ -47,7 +47,7 @@ pub(super) fn to_lua(lua: &Lua, value: &Json, mark: &Table) -> Result<Value> {
 
 /// What a script returned, or what is wrong with it.
 pub(super) fn to_json(value: &Value) -> std::result::Result<Json, String> {
-    Budget { bytes: limits::RESULT_BYTES_MAX }.value(value, 0)
+    Budget { bytes: limits::PROCESS_RESULT_BYTES_MAX }.value(value, 0)
 }
 
 /// What a result may still have, in bytes.
@@ -59,7 +59,7 @@ impl Budget {
     fn spend(&mut self, bytes: usize) -> std::result::Result<(), String> {
         let left = self.bytes.checked_sub(bytes);
         self.bytes = left.ok_or_else(|| {
-            format!("has more than {} bytes; return less of it", limits::RESULT_BYTES_MAX)
+            format!("has more than {} bytes; return less of it", limits::PROCESS_RESULT_BYTES_MAX)
         })?;
         Ok(())
     }

@@ -143,7 +143,7 @@ fn attempt(script: &Script, clock: &Clock) -> mlua::Result<Outcome> {
 
 /// Escapes may make a text longer than what it says.
 fn bounded(text: String) -> Outcome {
-    if text.len() <= limits::RESULT_BYTES_MAX {
+    if text.len() <= limits::PROCESS_RESULT_BYTES_MAX {
         return Outcome::Result(text);
     }
     let message = format!("what main returned has {} bytes of JSON; return less", text.len());

@@ -122,3 +122,25 @@ fn a_folder_is_judged_without_links_and_dots() {
     std::fs::remove_dir(twin).expect("removed");
     assert_eq!(check(inside.path().join("none")).expect_err("refused").code, "cwd_not_found");
 }
+
+#[test]
+fn images_networks_and_mounts_are_bounded() {
+    let tester = Role {
+        name: "tester".into(),
+        images: vec!["alpine:3".into()],
+        network: Some(Network::None),
+        paths: vec!["/tmp".into()],
+        ..Role::default()
+    };
+    assert_eq!(tester.check_image("alpine:3"), Ok(()));
+    for image in ["alpine", "alpine:3.1", "evil/alpine:3", "Alpine:3"] {
+        assert_eq!(code(tester.check_image(image)), "forbidden_image", "{image}");
+    }
+    assert_eq!(tester.check_network(Network::None), Ok(()));
+    assert_eq!(code(tester.check_network(Network::Bridge)), "forbidden_network");
+    assert_eq!(code(tester.check_mount(Path::new("/etc"))), "forbidden_path");
+    let any = Role::default();
+    assert_eq!(any.check_image("a"), Ok(()));
+    assert_eq!(any.check_network(Network::Bridge), Ok(()));
+    assert_eq!(any.check_mount(Path::new("/etc")), Ok(()));
+}

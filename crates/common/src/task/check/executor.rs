@@ -1,5 +1,7 @@
 //! **Pure.** What is wrong with how a task is to be run.
 
+use std::collections::BTreeMap;
+
 use super::Check;
 use crate::{
     id::is_token,
@@ -14,7 +16,10 @@ impl Check {
         match spec.executor.as_ref().map(|e| e.kind.as_ref()) {
             None | Some(Some(executor::Kind::External(_))) => {}
             Some(None) => {
-                self.wrong("executor", "must be one of shell, nats, http, lua, worker, external");
+                self.wrong(
+                    "executor",
+                    "must be one of shell, nats, http, lua, docker, worker, external",
+                );
             }
             Some(Some(executor::Kind::Shell(shell))) => self.shell(shell),
             Some(Some(executor::Kind::Nats(nats))) => {
@@ -22,6 +27,9 @@ impl Check {
             }
             Some(Some(executor::Kind::Http(http))) => self.http(http),
             Some(Some(executor::Kind::Lua(lua))) => self.lua(lua, spec.timeouts.as_ref()),
+            Some(Some(executor::Kind::Docker(docker))) => {
+                self.docker(docker, spec.timeouts.as_ref());
+            }
             Some(Some(executor::Kind::Worker(worker))) => {
                 let max = limits::NAME_BYTES_MAX;
                 if worker.handler.len() > max || !is_token(&worker.handler.replace('.', "_")) {
@@ -43,20 +51,7 @@ impl Check {
         if texts.into_iter().any(|t| t.contains('\0')) {
             self.wrong("executor.shell", "must not have NUL characters");
         }
-        if shell
-            .env
-            .keys()
-            .chain(shell.secrets.keys())
-            .any(|k| k.is_empty() || k.contains(['=', '\0']))
-        {
-            self.wrong("executor.shell.env", "must have names without `=`");
-        }
-        if shell.secrets.values().any(|v| !v.starts_with("env:") && !v.starts_with("file:")) {
-            self.wrong(
-                "executor.shell.secrets",
-                "must be references such as \"env:TOKEN\" or \"file:token\"",
-            );
-        }
+        self.environment("executor.shell", &shell.env, &shell.secrets);
         if let Some(limits) = &shell.limits {
             self.limits(limits);
         }
@@ -125,10 +120,39 @@ impl Check {
         if lua.memory_mb.is_some_and(|mb| !(1..=max).contains(&mb)) {
             self.wrong("executor.lua.memory_mb", format!("must be 1 to {max}"));
         }
+        self.run_at_most(limits::LUA_RUN_MAX, "lua", timeouts);
+    }
+
+    /// Attempts of some executors must end.
+    pub(super) fn run_at_most(
+        &mut self,
+        max: std::time::Duration,
+        what: &str,
+        timeouts: Option<&pb::Timeouts>,
+    ) {
         let run = timeouts.and_then(|t| t.run).and_then(Duration::to_std);
-        if run.is_some_and(|run| run.is_zero() || run > limits::LUA_RUN_MAX) {
-            let max = limits::LUA_RUN_MAX;
-            self.wrong("timeouts.run", format!("must be more than 0 and at most {max:?} for lua"));
+        if run.is_some_and(|run| run.is_zero() || run > max) {
+            let problem = format!("must be more than 0 and at most {max:?} for {what}");
+            self.wrong("timeouts.run", problem);
+        }
+    }
+
+    /// Variables of an environment, and secrets among them.
+    pub(super) fn environment(
+        &mut self,
+        what: &str,
+        env: &BTreeMap<String, String>,
+        secrets: &BTreeMap<String, String>,
+    ) {
+        let mut names = env.keys().chain(secrets.keys());
+        if names.any(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            self.wrong(format!("{what}.env"), "must have names without `=`");
+        }
+        if secrets.values().any(|v| !v.starts_with("env:") && !v.starts_with("file:")) {
+            self.wrong(
+                format!("{what}.secrets"),
+                "must be references such as \"env:TOKEN\" or \"file:token\"",
+            );
         }
     }
 }
