@@ -2,13 +2,18 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use async_nats::{Event, jetstream};
 use common::error::{ApiError, ErrorCode};
 use tokio::sync::watch;
+
+use crate::room::Hints;
 
 /// Where nats-server is and who we are to it.
 #[derive(Clone, Debug)]
@@ -27,9 +32,15 @@ pub struct Bus {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     reconnects: watch::Receiver<u64>,
+    hints: Arc<Hints>,
 }
 
 impl Bus {
+    /// What is known of full queues.
+    pub(crate) fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
     /// The core connection.
     pub fn client(&self) -> &async_nats::Client {
         &self.client
@@ -88,7 +99,7 @@ pub async fn connect(options: &ConnectOptions) -> Result<Bus, ApiError> {
         .ack_timeout(Duration::from_secs(5))
         .max_ack_inflight(20_000)
         .build(client.clone());
-    Ok(Bus { client, jetstream, reconnects })
+    Ok(Bus { client, jetstream, reconnects, hints: Arc::default() })
 }
 
 /// A refused permission shows only here: the publish itself would just time out.

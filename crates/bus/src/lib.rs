@@ -12,6 +12,7 @@ pub mod live;
 pub mod objects;
 mod publish;
 mod read;
+pub mod room;
 pub mod streams;
 mod submit;
 pub mod trim;

@@ -67,7 +67,14 @@ pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
         num_replicas: options.replicas,
         ..kv::Config::default()
     };
-    for config in [workers, leases, cursors] {
+    let intake = kv::Config {
+        bucket: subject::INTAKE.into(),
+        history: 1,
+        max_age: limits::ROOM_HINT_AGE,
+        num_replicas: options.replicas,
+        ..kv::Config::default()
+    };
+    for config in [workers, leases, cursors, intake] {
         let bucket = config.bucket.clone();
         if bus.jetstream().get_key_value(&bucket).await.is_err() {
             bus.jetstream()
@@ -268,6 +275,11 @@ pub async fn workers(bus: &Bus) -> anyhow::Result<kv::Store> {
 /// The bucket of readers' cursors.
 pub async fn cursors(bus: &Bus) -> anyhow::Result<kv::Store> {
     bucket(bus, subject::CURSORS).await
+}
+
+/// The bucket of what doors are told.
+pub async fn intake(bus: &Bus) -> anyhow::Result<kv::Store> {
+    bucket(bus, subject::INTAKE).await
 }
 
 /// The bucket of leases.

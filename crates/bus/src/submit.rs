@@ -21,7 +21,7 @@ use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::{Bus, Publisher, objects, publish};
+use crate::{Bus, Publisher, objects, publish, room};
 
 /// Keyed submissions of one call that are under way at once.
 const KEYED_IN_FLIGHT_MAX: usize = 64;
@@ -32,6 +32,7 @@ pub async fn submit(
     publisher: &Publisher,
     specs: Vec<TaskSpec>,
 ) -> Vec<Result<pb::Submission, ApiError>> {
+    let full = room::full(bus).await;
     let mut answers = Vec::with_capacity(specs.len());
     let (mut keyed, mut fresh) = (Vec::new(), Vec::new());
     for (place, spec) in specs.into_iter().enumerate() {
@@ -43,15 +44,20 @@ pub async fn submit(
                 continue;
             }
         };
-        answers.push(None);
-        match spec.id() {
-            Some(id) => keyed.push((place, id, spec)),
-            None => fresh.push((place, spec)),
+        let refusal = room::refusal(&full, &spec);
+        let mut answer = None;
+        match (spec.id(), refusal) {
+            (Some(id), refusal) => keyed.push((place, (id, spec), refusal)),
+            (None, Some(refusal)) => answer = Some(Err(refusal)),
+            (None, None) => fresh.push((place, spec)),
         }
+        answers.push(answer);
     }
     let (keyed, fresh) = futures::join!(
         stream::iter(keyed)
-            .map(|(place, id, spec)| async move { (place, submit_keyed(bus, id, spec).await) })
+            .map(|(place, keyed, refusal)| async move {
+                (place, submit_keyed(bus, keyed, refusal).await)
+            })
             .buffer_unordered(KEYED_IN_FLIGHT_MAX)
             .collect::<Vec<_>>(),
         submit_fresh(publisher, fresh),
@@ -109,10 +115,21 @@ async fn submit_fresh(publisher: &Publisher, specs: Vec<(usize, TaskSpec)>) -> V
         .collect()
 }
 
-async fn submit_keyed(bus: &Bus, id: TaskId, spec: TaskSpec) -> Result<pb::Submission, ApiError> {
+async fn submit_keyed(
+    bus: &Bus,
+    (id, spec): (TaskId, TaskSpec),
+    refusal: Option<ApiError>,
+) -> Result<pb::Submission, ApiError> {
     let tenant = spec.tenant();
     let subject = subject::created(&tenant, &id);
     let digest = spec.clone().with_id(&id).digest();
+    if let Some(refusal) = refusal {
+        // One that is there already needs no room.
+        return match existing(bus, &subject, &tenant, &id, digest).await {
+            Err(error) if error.code != ErrorCode::Conflict => Err(refusal),
+            answer => answer,
+        };
+    }
     let payload = wire::encode(&Event::Task(created(spec, &id)));
     let give_up = Instant::now() + limits::PUBLISH_RETRY;
     let mut pause = Duration::from_millis(50);

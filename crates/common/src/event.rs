@@ -111,13 +111,8 @@ pub struct PolicyEvent {
 /// A decision about how work is done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Policy {
-    /// No new starts in this queue, or in any.
-    Paused {
-        /// The queue; `None` is every queue.
-        queue: Option<QueueName>,
-        /// Why.
-        reason: String,
-    },
+    /// No new starts in a queue, or in any.
+    Paused(Pause),
     /// Starts again.
     Resumed {
         /// The queue; `None` is every queue.
@@ -135,7 +130,7 @@ impl Policy {
     /// The word of its subject.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Paused { .. } => "paused",
+            Self::Paused(_) => "paused",
             Self::Resumed { .. } => "resumed",
             Self::Trimmed(_) => "trimmed",
             Self::Document(_) => "document",

@@ -15,7 +15,7 @@ pub use self::{
 use crate::{event::Kind, pb};
 
 /// The version of this fold. Events that need a newer one stop a reader.
-pub const FOLD_VERSION: u32 = 2;
+pub const FOLD_VERSION: u32 = 3;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -19,6 +19,8 @@ pub const WORKERS: &str = "WORKERS";
 pub const LEASES: &str = "LEASES";
 /// KV bucket of how far the readers of the log have come durably, by reader.
 pub const CURSORS: &str = "CURSORS";
+/// KV bucket of what doors are told about new work: the queues that are full.
+pub const INTAKE: &str = "INTAKE";
 /// Object store of snapshots, by service.
 pub const SNAPSHOTS: &str = "SNAPSHOTS";
 /// Object store of inputs and results that are too large for events.
@@ -67,13 +69,13 @@ pub const STOP: &str = "worker.stop";
 pub const DRAIN: &str = "worker.drain";
 
 /// The subjects of new work.
-const INTAKE: [&str; 3] = [CREATED, BUNDLE_CREATED, "task.created.*.*"];
+const NEW_WORK: [&str; 3] = [CREATED, BUNDLE_CREATED, "task.created.*.*"];
 
 /// The subjects of the stream [`TASKS`]; without those of new work while intake is closed.
 pub fn log_subjects(intake_open: bool) -> Vec<String> {
     let events = EVENTS.iter().map(|kind| event(kind)).filter(|subject| subject != CREATED);
     let others = [BUNDLE, "policy.>", "mission.>"].map(str::to_owned);
-    let intake = INTAKE.iter().filter(|_| intake_open).map(|subject| (*subject).to_owned());
+    let intake = NEW_WORK.iter().filter(|_| intake_open).map(|subject| (*subject).to_owned());
     intake.chain(events).chain(others).collect()
 }
 

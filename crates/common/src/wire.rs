@@ -210,7 +210,7 @@ fn from_pb(event: pb::Event, message: Received<'_>, index: u32) -> Result<Event,
         }
         Body::Paused(b) => return Ok(about.policy(policy::paused(&b)?)),
         Body::Resumed(b) => return Ok(about.policy(policy::resumed(&b)?)),
-        Body::Trimmed(b) => return Ok(about.policy(policy::trimmed(b)?)),
+        Body::Trimmed(b) => return Ok(about.policy(policy::trimmed(&b)?)),
         Body::Document(b) => return Ok(about.policy(policy::document(*b)?)),
         Body::ScheduleAdvanced(b) => return Ok(about.policy(policy::advanced(b)?)),
     };

@@ -7,8 +7,8 @@ use common::id::Tenant;
 
 use crate::{
     bench, change, chaos, completions, config, connect::Session, dead, demo, dev, doctor,
-    exit::Exit, limit, list, live, log, queue, schedule, serve, services, show, stats, submit,
-    types, worker,
+    exit::Exit, limit, list, live, log, pause, queue, schedule, serve, services, show, stats,
+    submit, types, worker,
 };
 
 /// Runs an organisation's work on NATS `JetStream`.
@@ -96,9 +96,9 @@ enum Client {
     #[command(alias = "reprioritize")]
     Reprioritise(change::ReprioritiseArgs),
     /// Stop new starts in a queue
-    Pause(queue::PauseArgs),
+    Pause(pause::PauseArgs),
     /// Let a queue start work again
-    Resume(queue::ResumeArgs),
+    Resume(pause::ResumeArgs),
     /// Look at queues and pause them
     #[command(subcommand)]
     Queue(queue::Command),

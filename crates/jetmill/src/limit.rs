@@ -6,14 +6,13 @@ use comfy_table::Cell;
 use common::{
     id::{DocumentName, QueueName},
     pb::{self, document::Body},
-    time::Timestamp,
 };
 
 use crate::{
     connect::Session,
     exit::{Exit, bad_input},
     queue::queue,
-    submit::{parse_duration, parse_time},
+    submit::parse_duration,
     table,
 };
 
@@ -73,9 +72,6 @@ pub(crate) struct SetArgs {
     /// Being ready for this long counts as one priority more
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ageing: Option<Duration>,
-    /// Nothing starts before this time
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    paused_until: Option<Timestamp>,
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
@@ -144,7 +140,6 @@ impl SetArgs {
             ttl: self.ttl.map(Into::into),
             depth: self.depth,
             ageing: self.ageing.map(Into::into),
-            paused_until: self.paused_until.map(Into::into),
         }
     }
 }
@@ -223,7 +218,6 @@ fn says(limit: &pb::Limit) -> String {
     words.extend(limit.ttl.map(|ttl| format!("ttl {}", time(ttl))));
     words.extend(limit.depth.map(|depth| format!("depth {depth}")));
     words.extend(limit.ageing.map(|ageing| format!("ageing {}", time(ageing))));
-    words.extend(limit.paused_until.map(|at| format!("paused until {}", Timestamp::from(at))));
     words.join(", ")
 }
 

@@ -19,6 +19,7 @@ mod list;
 mod live;
 mod log;
 mod output;
+mod pause;
 mod platform;
 mod progress;
 mod queue;

@@ -3,7 +3,12 @@
 use comfy_table::Cell;
 use common::{id::QueueName, pb};
 
-use crate::{connect::Session, exit::Exit, table};
+use crate::{
+    connect::Session,
+    exit::Exit,
+    pause::{self, PauseArgs, ResumeArgs, Which},
+    table,
+};
 
 /// What about queues.
 #[derive(Debug, clap::Subcommand)]
@@ -14,45 +19,6 @@ pub(crate) enum Command {
     Pause(PauseArgs),
     /// Let a queue start work again
     Resume(ResumeArgs),
-}
-
-/// Which queue, or all of them.
-#[derive(Debug, clap::Args)]
-#[group(id = "which_queue", required = true, multiple = false, args = ["queue", "all"])]
-struct Which {
-    /// The queue
-    #[arg(value_parser = queue)]
-    queue: Option<QueueName>,
-    /// Every queue
-    #[arg(long)]
-    all: bool,
-}
-
-/// What to pause.
-#[derive(Debug, clap::Args)]
-pub(crate) struct PauseArgs {
-    #[command(flatten)]
-    which: Which,
-    /// Why, for the record
-    #[arg(long, default_value = "")]
-    reason: String,
-}
-
-/// What to resume.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ResumeArgs {
-    #[command(flatten)]
-    which: Which,
-}
-
-impl Which {
-    fn name(&self) -> String {
-        self.queue.as_ref().map(ToString::to_string).unwrap_or_default()
-    }
-
-    fn said(&self) -> String {
-        self.queue.as_ref().map_or("every queue".into(), |queue| format!("queue {queue}"))
-    }
 }
 
 /// Reads a queue's name.
@@ -76,14 +42,21 @@ async fn list(session: &Session) -> anyhow::Result<Exit> {
 }
 
 fn text(response: &pb::QueuesResponse) -> String {
+    if response.queues.is_empty() {
+        return "there is no queue yet: the first task, or a worker that serves one, makes it; \
+                `jetmill submit -- echo hello`"
+            .into();
+    }
+    let now = Session::now();
     let mut rows = table::table(["QUEUE", "READY", "WAITING", "OUT", "WORKERS", "SLOTS", "STATE"]);
     for queue in &response.queues {
-        let state = match (queue.paused, queue.pause_reason.as_str()) {
-            (true, "") => "paused".to_owned(),
-            (true, reason) => format!("paused: {reason}"),
-            (false, _) if queue.workers == 0 && queue.queued > 0 => "nobody serves it".into(),
-            (false, _) => String::new(),
-        };
+        let mut state = Vec::new();
+        if queue.paused {
+            state.push(pause::text(now, queue.paused_until, &queue.pause_reason));
+        }
+        if queue.workers == 0 && queue.queued > 0 {
+            state.push("nobody serves it".into());
+        }
         rows.add_row(vec![
             Cell::new(&queue.name),
             Cell::new(queue.queued),
@@ -91,32 +64,47 @@ fn text(response: &pb::QueuesResponse) -> String {
             Cell::new(queue.outstanding),
             Cell::new(queue.workers),
             Cell::new(queue.slots),
-            Cell::new(state),
+            Cell::new(state.join("; ")),
         ]);
     }
-    let paused =
-        if response.paused { "\neverything is paused: `jetmill resume --all`" } else { "" };
+    let paused = if response.paused {
+        let how = pause::text(now, response.paused_until, &response.pause_reason);
+        format!("\neverything is {how}; `jetmill resume --all` ends that")
+    } else {
+        String::new()
+    };
     format!("{}{paused}", rows.trim_fmt())
 }
 
 /// Stops new starts; what runs goes on.
 pub(crate) async fn pause(session: &Session, args: PauseArgs) -> anyhow::Result<Exit> {
-    let request =
-        pb::PauseRequest { queue: args.which.name(), reason: args.reason, actor: Session::actor() };
+    let PauseArgs { which, reason, until, length } = args;
+    let request = pb::PauseRequest {
+        queue: which.name.clone().unwrap_or_default(),
+        reason,
+        actor: Session::actor(),
+        until: until.map(Into::into),
+        duration: length.map(Into::into),
+    };
     let response = session.client.pause(&request).await?;
-    session.ui.answer(&response, |response| changed(response, &args.which, "paused"))?;
+    session.ui.answer(&response, |response| {
+        let paused = pause::text(Session::now(), response.until, "");
+        changed(response, &which, &paused)
+    })?;
     Ok(Exit::Done)
 }
 
 /// Starts again.
 pub(crate) async fn resume(session: &Session, args: ResumeArgs) -> anyhow::Result<Exit> {
-    let request = pb::ResumeRequest { queue: args.which.name(), actor: Session::actor() };
+    let queue = args.which.name.clone().unwrap_or_default();
+    let request = pb::ResumeRequest { queue, actor: Session::actor() };
     let response = session.client.resume(&request).await?;
     session.ui.answer(&response, |response| changed(response, &args.which, "running"))?;
     Ok(Exit::Done)
 }
 
 fn changed(response: &pb::PauseResponse, which: &Which, word: &str) -> String {
+    let what = which.name.as_ref().map_or("every queue".into(), |queue| format!("queue {queue}"));
     let already = if response.changed { "" } else { " already" };
-    format!("{} is {word}{already}", which.said())
+    format!("{what} is{already} {word}")
 }

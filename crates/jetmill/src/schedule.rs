@@ -11,7 +11,16 @@ use common::{
     time::Timestamp,
 };
 
-use crate::{connect::Session, exit::Exit, submit::parse_time, table};
+use crate::{
+    connect::Session,
+    exit::Exit,
+    pause::{self, PauseArgs, ResumeArgs, Which},
+    submit::parse_time,
+    table,
+};
+
+/// Of which schedules something is asked.
+const PATTERN: &str = "Names that fit; `*` stands for any text";
 
 /// What about schedules.
 #[derive(Debug, clap::Subcommand)]
@@ -41,9 +50,23 @@ pub(crate) enum Command {
         after: Option<Timestamp>,
     },
     /// Pause schedules; what was created goes on
-    Pause(PauseArgs),
+    #[command(mut_arg("name", |arg| arg.help(PATTERN).value_name("PATTERN")))]
+    Pause {
+        #[command(flatten)]
+        args: PauseArgs,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Resume schedules; what was not created in between is not made up for
-    Resume(ResumeArgs),
+    #[command(mut_arg("name", |arg| arg.help(PATTERN).value_name("PATTERN")))]
+    Resume {
+        #[command(flatten)]
+        args: ResumeArgs,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Create a task of a schedule now
     Run {
         /// Its name
@@ -63,46 +86,6 @@ pub(crate) enum Command {
     },
 }
 
-/// Which schedules.
-#[derive(Debug, clap::Args)]
-#[group(id = "which_schedules", required = true, multiple = false, args = ["pattern", "all"])]
-struct Which {
-    /// Names that fit; `*` stands for any text
-    pattern: Option<String>,
-    /// Every schedule
-    #[arg(long)]
-    all: bool,
-}
-
-impl Which {
-    fn pattern(self) -> String {
-        self.pattern.unwrap_or_else(|| "*".into())
-    }
-}
-
-/// What to pause.
-#[derive(Debug, clap::Args)]
-pub(crate) struct PauseArgs {
-    #[command(flatten)]
-    which: Which,
-    /// Why, for the record
-    #[arg(long, default_value = "")]
-    reason: String,
-    /// Only say what would change
-    #[arg(long)]
-    dry_run: bool,
-}
-
-/// What to resume.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ResumeArgs {
-    #[command(flatten)]
-    which: Which,
-    /// Only say what would change
-    #[arg(long)]
-    dry_run: bool,
-}
-
 /// Runs one of the commands about schedules.
 pub(crate) async fn run(session: &Session, command: Command) -> anyhow::Result<Exit> {
     match command {
@@ -118,11 +101,21 @@ pub(crate) async fn run(session: &Session, command: Command) -> anyhow::Result<E
             let response = session.client.next_fires(&request).await?;
             session.ui.answer(&response, |response| fires(response, Session::now()))?;
         }
-        Command::Pause(PauseArgs { which, reason, dry_run }) => {
-            pause(session, (which, true), reason, dry_run).await?;
+        Command::Pause { args: PauseArgs { which, reason, until, length }, dry_run } => {
+            let (until, duration) = (until.map(Into::into), length.map(Into::into));
+            let asked = pb::PauseSchedulesRequest {
+                paused: true,
+                reason,
+                until,
+                duration,
+                dry_run,
+                ..pb::PauseSchedulesRequest::default()
+            };
+            hold(session, which, asked).await?;
         }
-        Command::Resume(ResumeArgs { which, dry_run }) => {
-            pause(session, (which, false), String::new(), dry_run).await?;
+        Command::Resume { args: ResumeArgs { which }, dry_run } => {
+            let asked = pb::PauseSchedulesRequest { dry_run, ..Default::default() };
+            hold(session, which, asked).await?;
         }
         Command::Run { name, key } => {
             let actor = Session::actor();
@@ -138,17 +131,16 @@ pub(crate) async fn run(session: &Session, command: Command) -> anyhow::Result<E
     Ok(Exit::Done)
 }
 
-async fn pause(
+async fn hold(
     session: &Session,
-    (which, paused): (Which, bool),
-    reason: String,
-    dry_run: bool,
+    which: Which,
+    asked: pb::PauseSchedulesRequest,
 ) -> anyhow::Result<()> {
-    let (pattern, actor) = (which.pattern(), Session::actor());
-    let request = pb::PauseSchedulesRequest { pattern, paused, reason, actor, dry_run };
+    let pattern = which.name.unwrap_or_else(|| "*".into());
+    let request = pb::PauseSchedulesRequest { pattern, actor: Session::actor(), ..asked };
     let response = session.client.pause_schedules(&request).await?;
-    let verb = if paused { "paused" } else { "resumed" };
-    session.ui.answer(&response, |response| changes(response, dry_run, verb))
+    let verb = if request.paused { "paused" } else { "resumed" };
+    session.ui.answer(&response, |response| changes(response, request.dry_run, verb))
 }
 
 async fn remove(session: &Session, names: Vec<String>, dry_run: bool) -> anyhow::Result<Exit> {
@@ -228,7 +220,7 @@ fn table_of(response: &pb::SchedulesResponse) -> String {
             Cell::new(table::relative(now, next)),
             Cell::new(table::relative(now, state.last)),
             Cell::new(state.open_runs.len()),
-            Cell::new(show::standing(&body, next.is_some())),
+            Cell::new(show::standing(&body, next.is_some(), now)),
         ]);
     }
     rows.trim_fmt()
@@ -244,7 +236,9 @@ fn fires(response: &pb::NextFiresResponse, now: Timestamp) -> String {
         format!("{}{late}", table::exact(now, fire.at))
     };
     let mut lines = response.fires.iter().map(line).collect::<Vec<_>>();
-    if response.paused {
+    if response.paused_until.is_some() {
+        lines.insert(0, format!("it is {}", pause::text(now, response.paused_until, "")));
+    } else if response.paused {
         lines.push("it is paused: nothing comes until it is resumed".into());
     } else if lines.is_empty() {
         lines.push("it never comes again".into());

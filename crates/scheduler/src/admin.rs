@@ -5,6 +5,7 @@
 //! loop by a [`Command`].
 
 mod obey;
+mod pauses;
 mod schedules;
 mod select;
 
@@ -12,7 +13,8 @@ use std::sync::Arc;
 
 use bus::{Publisher, endpoint::Endpoints, streams};
 use common::{
-    error::{ApiError, ErrorCode, Violation},
+    error::{ApiError, ErrorCode},
+    event::Pause,
     id::{QueueName, TaskId, TaskKey, Tenant},
     limits, pb,
     policy::Document,
@@ -21,6 +23,7 @@ use common::{
 use runtime::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::obey::Asking;
 use crate::{
     lease::Lease,
     orders::Change,
@@ -33,6 +36,9 @@ use crate::{
 /// Commands that wait for the planner's loop.
 const COMMANDS_MAX: usize = 256;
 
+/// Who waits for an answer.
+type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
+
 /// A question to the planner's loop.
 pub(crate) enum Command {
     Change {
@@ -40,14 +46,14 @@ pub(crate) enum Command {
         ids: Vec<TaskId>,
         change: Change,
         actor: String,
-        reply: oneshot::Sender<Result<Vec<Changed>, ApiError>>,
+        reply: Reply<Vec<Changed>>,
     },
     Pause {
         queue: Option<QueueName>,
         /// `None` ends the pause.
-        reason: Option<String>,
+        pause: Option<Pause>,
         actor: String,
-        reply: oneshot::Sender<Result<pb::PauseResponse, ApiError>>,
+        reply: Reply<pb::PauseResponse>,
     },
     /// Where the task's submission lies in the log, and those of tasks that hold it by a limit.
     Place {
@@ -66,7 +72,7 @@ pub(crate) enum Command {
         documents: Vec<Document>,
         actor: String,
         dry_run: bool,
-        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
+        reply: Reply<pb::ApplyPoliciesResponse>,
     },
     Policies {
         request: pb::PoliciesRequest,
@@ -78,7 +84,7 @@ pub(crate) enum Command {
     },
     PauseSchedules {
         request: pb::PauseSchedulesRequest,
-        reply: oneshot::Sender<Result<pb::ApplyPoliciesResponse, ApiError>>,
+        reply: Reply<pb::ApplyPoliciesResponse>,
     },
 }
 
@@ -177,9 +183,7 @@ struct Door {
 
 impl Door {
     async fn cancel(&self, request: pb::CancelRequest) -> Result<pb::ChangeResponse, ApiError> {
-        if request.reason.len() > limits::TEXT_BYTES_MAX {
-            return Err(ApiError::invalid_field("reason", "is too long"));
-        }
+        pauses::check_reason(&request.reason)?;
         let change = Change::Cancel { reason: request.reason };
         self.change(request.selection, change, request.actor, request.dry_run).await
     }
@@ -293,22 +297,6 @@ impl Door {
         }
     }
 
-    async fn pause(&self, request: pb::PauseRequest) -> Result<pb::PauseResponse, ApiError> {
-        if request.reason.len() > limits::TEXT_BYTES_MAX {
-            return Err(ApiError::invalid_field("reason", "is too long"));
-        }
-        let queue = queue(&request.queue)?;
-        let (reason, actor) = (Some(request.reason), request.actor);
-        self.catch_up().await?;
-        self.ask(|reply| Command::Pause { queue, reason, actor, reply }).await?
-    }
-
-    async fn resume(&self, request: pb::ResumeRequest) -> Result<pb::PauseResponse, ApiError> {
-        let (queue, actor) = (queue(&request.queue)?, request.actor);
-        self.catch_up().await?;
-        self.ask(|reply| Command::Pause { queue, reason: None, actor, reply }).await?
-    }
-
     async fn why(&self, request: pb::WhyRequest) -> Result<pb::WhyResponse, ApiError> {
         let tenant = tenant(&request.tenant)?;
         let id = TaskId::parse(&request.task_id)
@@ -386,13 +374,4 @@ impl Door {
 
 fn tenant(text: &str) -> Result<Tenant, ApiError> {
     Tenant::parse_or_default(text).map_err(|e| ApiError::invalid_field("tenant", e.to_string()))
-}
-
-fn queue(text: &str) -> Result<Option<QueueName>, ApiError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let queue = QueueName::parse(text)
-        .map_err(|e| Violation { field: "queue".into(), problem: e.to_string() });
-    queue.map(Some).map_err(|violation| ApiError::invalid(vec![violation]))
 }

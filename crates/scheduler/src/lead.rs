@@ -7,6 +7,7 @@ mod act;
 mod begin;
 mod fire;
 mod recall;
+mod save;
 mod trim;
 
 use std::time::Duration;
@@ -14,24 +15,28 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
 use bus::{Cursor, Message, Reader, heartbeat};
-use common::{event::Event, wire::NotAnEvent};
+use common::{
+    event::{Event, Policy, PolicyEvent},
+    wire::NotAnEvent,
+};
 use futures::StreamExt as _;
 use runtime::Context;
 use tokio::{
     sync::watch,
-    task::{JoinError, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
 use crate::{
     Config,
-    admin::Commands,
+    admin::{Asking, Commands},
     dispatch::Dispatcher,
     lease::Lease,
     metrics::Metrics,
     office::{self, Doubts, Office, Released},
     payload::{self, Payloads},
     plan::{Planner, Ticket},
+    room::Room,
     snapshot,
 };
 
@@ -62,8 +67,8 @@ pub(crate) struct Lead {
     saved_at: u64,
     folded: watch::Sender<u64>,
     pauses_changed: bool,
-    /// Where the log has the last change of policy that was asked for here.
-    pub(crate) policies_at: u64,
+    /// The change of policy that was asked for here and is on its way back from the log.
+    pub(crate) asked: Option<Asking>,
     /// When the work queue is compared with the backlog again, in monotonic milliseconds.
     compare_at: u64,
     /// When queues that nobody serves are looked for again.
@@ -73,6 +78,7 @@ pub(crate) struct Lead {
     doubts: Doubts,
     ready: bool,
     trimmer: trim::Trimmer,
+    room: Room,
     /// Releases that are not answered yet.
     flights: JoinSet<Landed>,
     /// The snapshot that is being stored.
@@ -113,13 +119,14 @@ pub(crate) async fn run(
         saved_at: cursor.sequence,
         folded: commands.folded.clone(),
         pauses_changed: false,
-        policies_at: 0,
+        asked: None,
         compare_at: 0,
         recall_at: 0,
         acted_ms: 0,
         doubts: Doubts::default(),
         ready: false,
         trimmer: trim::Trimmer::default(),
+        room: Room::default(),
         flights: JoinSet::new(),
         saves: JoinSet::new(),
         released: 0,
@@ -198,6 +205,7 @@ impl Lead {
     async fn lead_or_follow(&mut self, leads: bool) {
         self.metrics.leads(false);
         self.trimmer = trim::Trimmer::default();
+        self.room = Room::default();
         self.planner.end_cut();
         self.land().await;
         self.office.lease(leads, &mut self.planner);
@@ -261,6 +269,9 @@ impl Lead {
         }
         if folded.policy {
             self.pauses_changed = true;
+        }
+        if let Event::Policy(PolicyEvent { policy: Policy::Document(document), .. }) = event {
+            self.document_folded(document);
         }
     }
 
@@ -329,6 +340,7 @@ impl Lead {
         if std::mem::take(&mut self.pauses_changed) {
             self.pauses_changed = !self.apply_pauses().await;
         }
+        self.tell_doors(now_ms).await;
         self.trim().await;
         let messages = self.config.snapshot_every_messages;
         let every = snapshot::every(messages, self.planner.stored_tasks());
@@ -354,37 +366,6 @@ impl Lead {
                     .health
                     .not_ready("no scheduler leads; a standby takes over within a lease");
             }
-        }
-    }
-
-    /// Begins to store a snapshot, unless one is on its way.
-    fn save(&mut self) {
-        if !self.planner.is_settled() || !self.saves.is_empty() {
-            return;
-        }
-        let cursor = self.cursor;
-        self.stored_at = cursor.sequence;
-        let bytes = self.planner.store(cursor.stream.to_string(), cursor.sequence);
-        self.saves.spawn(snapshot::save(self.ctx.bus.clone(), bytes, cursor));
-    }
-
-    fn saved(&mut self, saved: Result<anyhow::Result<Cursor>, JoinError>) {
-        match saved.map_err(anyhow::Error::from).flatten() {
-            Ok(cursor) => self.saved_at = cursor.sequence,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "failed to store a snapshot");
-            }
-        }
-    }
-
-    /// Stores a snapshot of what is known now, and waits for it.
-    async fn save_now(&mut self) {
-        while let Some(saved) = self.saves.join_next().await {
-            self.saved(saved);
-        }
-        self.save();
-        while let Some(saved) = self.saves.join_next().await {
-            self.saved(saved);
         }
     }
 }

@@ -28,6 +28,7 @@ use std::{
 };
 
 use common::{
+    event::Pause,
     id::{QueueName, TaskKey},
     lifecycle::{Phase, State},
     policy::Policies,
@@ -214,9 +215,12 @@ pub struct Planner {
     /// Who began the attempt of a running task.
     holders: HashMap<u32, Holder>,
     timers: BinaryHeap<Reverse<(Timestamp, Ticket, Alarm)>>,
+    /// How many timers there were when those of no use were looked for, and how many may be kept by
+    /// the number of tasks.
+    timers_looked: (usize, usize),
     decisions: VecDeque<(Ticket, Decision)>,
     workers: Workers,
-    paused: Option<String>,
+    paused: Option<Pause>,
     /// The log's time: the running maximum of its messages'.
     log_clock: Timestamp,
     /// The later of the log's time and, while this process leads, the wall's.
@@ -263,16 +267,6 @@ impl Planner {
         }
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
-    }
-
-    /// Names of the queues that are held, and whether all are.
-    pub fn pauses(&self) -> (Vec<(QueueName, bool)>, Option<&str>) {
-        let queues = self
-            .queues
-            .iter()
-            .map(|(name, queue)| (name.clone(), queue.paused.is_some() || self.paused.is_some()))
-            .collect();
-        (queues, self.paused.as_deref())
     }
 
     /// Limits, schedules and task types.

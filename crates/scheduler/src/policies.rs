@@ -1,5 +1,7 @@
 //! **Pure.** What a request to change limits, schedules and task types comes to.
 
+mod asked;
+
 use std::collections::BTreeSet;
 
 use common::{
@@ -8,6 +10,8 @@ use common::{
     pb::{self, document::Body},
     policy::{Body as Says, Document, Id, Kind, Policies, task_type as of_type},
 };
+
+pub use self::asked::Asked;
 
 /// What one document of a request comes to.
 #[derive(Clone, Debug, PartialEq)]

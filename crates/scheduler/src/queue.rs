@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use common::limits;
+use common::{event::Pause, limits};
 
 use crate::plan::Ticket;
 
@@ -22,8 +22,8 @@ pub struct Queue {
     pub waiting: u64,
     /// Released and not ended.
     pub outstanding: u32,
-    /// Why new starts are held, if they are.
-    pub paused: Option<String>,
+    /// The last pause that was not ended by somebody; it may have ended by itself.
+    pub paused: Option<Pause>,
     /// How fast it goes.
     pub pace: Pace,
 }

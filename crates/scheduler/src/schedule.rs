@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use common::{
     id::{TaskId, TaskKey, Tenant},
-    policy::schedule::{Advanced, Schedule, tick_of},
+    policy::schedule::{Advanced, Schedule, before, tick_of},
     task::TaskSpec,
     time::Timestamp,
 };
@@ -95,13 +95,18 @@ impl Schedules {
     /// that was missed in a pause.
     pub fn set(&mut self, name: &str, schedule: Schedule, at: Timestamp) {
         let known = self.known.entry(name.into()).or_default();
-        let goes_on =
-            known.schedule.as_ref().is_some_and(|old| !old.paused && old.has_ticks_of(&schedule));
+        let old = known.schedule.as_ref();
+        let old = old.filter(|old| !old.is_paused_at(at) && old.has_ticks_of(&schedule));
+        let through = match old {
+            // Of one whose pause ended by itself, all before that end is decided.
+            Some(old) if known.decided.is_some() => old.paused_until().map(before),
+            Some(_) | None => Some(at),
+        };
         known.schedule = Some(schedule);
-        if !goes_on || known.decided.is_none() {
+        if let Some(through) = through {
             // Who does not know the version before, since the log was cut between the two, cannot know
             // whether this one goes on with its ticks. The cut says it.
-            known.decide(self.stood.get(name).map_or(at, |stood| at.min(*stood)), 0);
+            known.decide(self.stood.get(name).map_or(through, |stood| through.min(*stood)), 0);
         }
         // Who begins where the log was cut may learn the schedule here, and from a message of its own
         // where it stands.

@@ -3,6 +3,7 @@
 mod limits;
 
 use common::{
+    event::Pause,
     id::TaskKey,
     lifecycle::{Phase, state_word},
     pb,
@@ -106,18 +107,10 @@ fn waiting(
         reasons.push(pb::Reason { until, ..reason(code, format!("{what} {}", entry.due), hint) });
     }
     let (name, queue) = planner.queue_of(entry);
-    let (_, all_paused) = planner.pauses();
-    if let Some(why) = all_paused {
-        reasons.push(reason(
-            "paused",
-            paused("everything is paused", why),
-            "`jetmill resume --all`",
-        ));
-    }
-    if let Some(why) = &queue.paused {
-        let message = paused(&format!("queue {name} is paused"), why);
-        reasons.push(reason("paused", message, format!("`jetmill resume {name}`")));
-    }
+    let all = planner.pause_of_all().map(|pause| paused("everything", pause, "--all"));
+    let own = planner.pause_of(queue);
+    let own = own.map(|pause| paused(&format!("queue {name}"), pause, name.as_str()));
+    reasons.extend(all.into_iter().chain(own));
     if planner.type_holds(ticket, entry) {
         let kind = &spec.as_pb().task_type;
         let hint =
@@ -153,8 +146,12 @@ fn waiting(
     reasons
 }
 
-fn paused(what: &str, why: &str) -> String {
-    if why.is_empty() { what.to_owned() } else { format!("{what}: {why}") }
+fn paused(what: &str, Pause { reason: why, until, .. }: &Pause, name: &str) -> pb::Reason {
+    let until_when = until.map_or_else(String::new, |until| format!(" until {until}"));
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    let message = format!("{what} is paused{until_when}{why}");
+    let until = until.map(Into::into);
+    pb::Reason { until, ..reason("paused", message, format!("`jetmill resume {name}`")) }
 }
 
 fn deciding(decision: Decision) -> pb::Reason {

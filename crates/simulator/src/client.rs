@@ -6,7 +6,7 @@ pub mod documents;
 use std::time::Duration;
 
 use common::{
-    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
+    event::{Event, Kind, Pause, Policy, PolicyEvent, TaskEvent},
     id::{QueueName, TaskId, TaskKey, Tenant},
     pb,
     policy::Document,
@@ -199,7 +199,7 @@ fn pause(world: &mut World) {
 /// The event of a pause or of its end.
 pub fn policy(queue: Option<QueueName>, begins: bool) -> Event {
     let policy = if begins {
-        Policy::Paused { queue, reason: "maintenance".into() }
+        Policy::Paused(Pause { queue, reason: "maintenance".into(), until: None })
     } else {
         Policy::Resumed { queue }
     };

@@ -206,8 +206,17 @@ impl World {
     }
 
     fn change_limit(&mut self) {
-        let (name, limit) = menu(&mut self.random, self.now_us);
+        if self.random.one_in(8) {
+            return self.pause(self.now_us + 2_000_000);
+        }
+        let (name, limit) = menu(&mut self.random);
         self.decree(name, limit);
+    }
+
+    /// Nothing starts before; it ends by itself.
+    fn pause(&mut self, until_us: i64) {
+        self.model.paused_until = until_us;
+        self.say(menu::pause(until_us));
     }
 
     fn read_keys(&mut self, max: usize) {
@@ -317,11 +326,7 @@ impl World {
 
     /// Nothing new comes: everything ends.
     fn drain(&mut self) -> Result<(), Broken> {
-        for name in model::NAMES {
-            if self.model.is_paused(name) {
-                self.decree(name, None);
-            }
-        }
+        self.pause(self.now_us);
         for _ in 0..3_000 {
             let out = self.model.out().map(|task| (task.id.clone(), task.attempt));
             for (id, attempt) in out.collect::<Vec<_>>() {

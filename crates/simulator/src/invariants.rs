@@ -210,12 +210,12 @@ pub fn restarts_change_nothing(truth: &Truth, warm: &Planner, cold: &Planner, ho
         }
     }
     let pauses = |planner: &Planner| {
-        let (queues, all) = planner.pauses();
+        let all = planner.pause_of_all();
         // Where all is held, so is every queue, whether one has heard of it or not.
-        let held = queues.into_iter().filter(|(_, held)| *held && all.is_none());
+        let held = planner.pauses().into_iter().filter(|(_, held)| held.is_some() && all.is_none());
         let mut paused = held.map(|(queue, _)| queue).collect::<Vec<_>>();
         paused.sort();
-        (paused, all.map(str::to_owned))
+        (paused, all.cloned())
     };
     if pauses(warm) != pauses(cold) {
         let detail = format!("pauses: {how}: {:?}, and before: {:?}", pauses(cold), pauses(warm));

@@ -105,7 +105,7 @@ impl Truth {
 
     fn policy(&mut self, sequence: u64, policy: &Policy) -> Result<(), Broken> {
         let (queue, began) = match policy {
-            Policy::Paused { queue, .. } => (queue, true),
+            Policy::Paused(pause) => (&pause.queue, true),
             Policy::Resumed { queue } => (queue, false),
             Policy::Trimmed(trimmed) => {
                 self.trimmed(sequence, trimmed.floor);

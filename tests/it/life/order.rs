@@ -59,7 +59,7 @@ fn urgent(queue: &str, handler: &str, title: &str, priority: u8) -> Value {
 
 async fn pause(view: &View, queue: &str) -> anyhow::Result<bool> {
     let request =
-        pb::PauseRequest { queue: queue.into(), reason: "a test".into(), actor: "tester".into() };
+        pb::PauseRequest { queue: queue.into(), reason: "a test".into(), ..Default::default() };
     Ok(view.client.pause(&request).await?.changed)
 }
 

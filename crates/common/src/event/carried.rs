@@ -56,6 +56,15 @@ pub struct Pause {
     pub queue: Option<QueueName>,
     /// Why.
     pub reason: String,
+    /// It ends by itself then; `None`: when somebody resumes.
+    pub until: Option<Timestamp>,
+}
+
+impl Pause {
+    /// Whether it has not ended by itself.
+    pub fn holds_at(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
 }
 
 /// Why a carried task cannot be read.

@@ -5,7 +5,7 @@ mod key;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub use self::key::Key;
-use crate::{error::Violation, id::QueueName, limits, pb, time::Timestamp};
+use crate::{error::Violation, id::QueueName, limits, pb};
 
 /// The burst of a rate that names none: starts are evenly spaced.
 const BURST: u32 = 1;
@@ -35,8 +35,6 @@ pub struct Limit {
     pub depth: Option<u64>,
     /// Being ready for this long counts as one priority more.
     pub ageing: Option<Duration>,
-    /// Nothing starts before.
-    pub paused_until: Option<Timestamp>,
 }
 
 /// So many starts in so much time.
@@ -87,7 +85,6 @@ impl Limit {
             ttl: limit.ttl.and_then(|ttl| wrong.duration("ttl", ttl)),
             depth: limit.depth,
             ageing: limit.ageing.and_then(|ageing| wrong.duration("ageing", ageing)),
-            paused_until: limit.paused_until.and_then(|at| wrong.time("paused_until", at)),
         };
         wrong.needs_key(limit);
         if *limit
@@ -97,7 +94,7 @@ impl Limit {
                 ..pb::Limit::default()
             })
         {
-            wrong.say("", "limits nothing: set concurrency, rate, fair, singleton, debounce, ttl, depth, ageing or paused_until");
+            wrong.say("", "limits nothing: set concurrency, rate, fair, singleton, debounce, ttl, depth or ageing");
         }
         if wrong.0.is_empty() { Ok(parsed) } else { Err(wrong.0) }
     }
@@ -158,14 +155,6 @@ impl Wrong {
             self.say(field, "must be 1 ms to 366 days");
         }
         duration
-    }
-
-    fn time(&mut self, field: &str, value: crate::wire::time::Timestamp) -> Option<Timestamp> {
-        let time = Some(Timestamp::from(value)).filter(|at| *at <= Timestamp::MAX);
-        if time.is_none() {
-            self.say(field, "is no time before the year 10000");
-        }
-        time
     }
 
     fn rate(&mut self, rate: &pb::LimitRate) -> Rate {

@@ -32,9 +32,17 @@ pub struct Schedule {
     pub runs_max: usize,
     /// Which late ticks still have their run.
     pub catch_up: CatchUp,
-    /// No tick is decided until it is resumed.
-    pub paused: bool,
+    pause: Option<Pause>,
     task: pb::TaskSpec,
+}
+
+/// No tick is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// Until somebody resumes it.
+    Open,
+    /// There is none before this.
+    Until(Timestamp),
 }
 
 /// When the ticks are.
@@ -120,14 +128,35 @@ impl Schedule {
             },
             runs_max: default(body.runs_max, limits::SCHEDULE_RUNS_MAX),
             catch_up: catch_up(body.catch_up.unwrap_or_default()),
-            paused: body.paused,
+            pause: body
+                .paused
+                .then(|| body.paused_until.map_or(Pause::Open, |until| Pause::Until(until.into()))),
             task,
         })
     }
 
-    /// The first tick after this instant.
+    /// Whether no tick comes until somebody resumes it.
+    pub fn is_paused(&self) -> bool {
+        self.pause == Some(Pause::Open)
+    }
+
+    /// Until when it is paused, if that ends by itself.
+    pub fn paused_until(&self) -> Option<Timestamp> {
+        match self.pause? {
+            Pause::Open => None,
+            Pause::Until(until) => Some(until),
+        }
+    }
+
+    /// Whether it is paused then.
+    pub fn is_paused_at(&self, at: Timestamp) -> bool {
+        self.is_paused() || self.paused_until().is_some_and(|until| until > at)
+    }
+
+    /// The first tick after this instant; a pause that ends by itself has none.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
-        let after = after.max(before(self.starts_at));
+        let begins = self.paused_until().unwrap_or_default().max(self.starts_at);
+        let after = after.max(before(begins));
         let next = match &self.when {
             When::Cron(calendar) => calendar.next(after)?,
             When::Every { micros, anchor } => {

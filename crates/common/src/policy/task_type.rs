@@ -154,14 +154,16 @@ pub fn schedule(task_type: &pb::TaskType) -> Option<pb::Schedule> {
 /// The schedule that a type asks for, where there is one already: what somebody set on it stays, a
 /// pause of theirs too.
 pub fn schedule_anew(asked: pb::Schedule, known: &pb::Schedule) -> pb::Schedule {
-    let theirs = known.paused && known.pause_reason != DISABLED;
-    let (paused, pause_reason) = if theirs {
-        (true, known.pause_reason.clone())
+    // A pause that ends by itself must not end that of a disabled type.
+    let ends = known.paused_until.is_some() && asked.paused;
+    let theirs = known.paused && known.pause_reason != DISABLED && !ends;
+    let (paused, pause_reason, paused_until) = if theirs {
+        (true, known.pause_reason.clone(), known.paused_until)
     } else {
-        (asked.paused, asked.pause_reason)
+        (asked.paused, asked.pause_reason, None)
     };
-    let description = asked.description;
-    pb::Schedule { when: asked.when, description, paused, pause_reason, ..known.clone() }
+    let (when, description) = (asked.when, asked.description);
+    pb::Schedule { when, description, paused, pause_reason, paused_until, ..known.clone() }
 }
 
 /// Whether a schedule is the one that a type of this name asked for.

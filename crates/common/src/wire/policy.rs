@@ -11,7 +11,12 @@ use crate::{
 };
 
 pub(super) fn paused(body: &pb::Paused) -> Result<Policy, NotAnEvent> {
-    Ok(Policy::Paused { queue: optional_queue(&body.queue)?, reason: body.reason.clone() })
+    from_pb(body).map(Policy::Paused)
+}
+
+fn from_pb(body: &pb::Paused) -> Result<Pause, NotAnEvent> {
+    let until = body.until.map(|until| Timestamp::from(until).min(Timestamp::MAX));
+    Ok(Pause { queue: optional_queue(&body.queue)?, reason: body.reason.clone(), until })
 }
 
 pub(super) fn resumed(body: &pb::Resumed) -> Result<Policy, NotAnEvent> {
@@ -33,15 +38,12 @@ pub(super) fn advanced(body: pb::ScheduleAdvanced) -> Result<Policy, NotAnEvent>
     }))
 }
 
-pub(super) fn trimmed(body: pb::Trimmed) -> Result<Policy, NotAnEvent> {
-    let pause = |pause: pb::Paused| {
-        Ok(Pause { queue: optional_queue(&pause.queue)?, reason: pause.reason })
-    };
+pub(super) fn trimmed(body: &pb::Trimmed) -> Result<Policy, NotAnEvent> {
     Ok(Policy::Trimmed(Trimmed {
         floor: body.floor,
         as_of: body.as_of,
         clock: body.clock.map(Timestamp::from).unwrap_or_default(),
-        pauses: body.pauses.into_iter().map(pause).collect::<Result<_, _>>()?,
+        pauses: body.pauses.iter().map(from_pb).collect::<Result<_, _>>()?,
     }))
 }
 
@@ -55,7 +57,7 @@ fn optional_queue(name: &str) -> Result<Option<QueueName>, NotAnEvent> {
 /// The message of a policy event.
 pub(super) fn to_pb(policy: &Policy) -> Body {
     match policy {
-        Policy::Paused { queue, reason } => Body::Paused(pause(queue.as_ref(), reason)),
+        Policy::Paused(pause) => Body::Paused(pause_to_pb(pause)),
         Policy::Resumed { queue } => {
             Body::Resumed(pb::Resumed { queue: queue_name(queue.as_ref()) })
         }
@@ -63,7 +65,7 @@ pub(super) fn to_pb(policy: &Policy) -> Body {
             floor: trimmed.floor,
             as_of: trimmed.as_of,
             clock: Some(trimmed.clock.into()),
-            pauses: trimmed.pauses.iter().map(|p| pause(p.queue.as_ref(), &p.reason)).collect(),
+            pauses: trimmed.pauses.iter().map(pause_to_pb).collect(),
         }),
         Policy::ScheduleAdvanced(advanced) => Body::ScheduleAdvanced(pb::ScheduleAdvanced {
             name: advanced.name.clone(),
@@ -75,8 +77,12 @@ pub(super) fn to_pb(policy: &Policy) -> Body {
     }
 }
 
-fn pause(queue: Option<&QueueName>, reason: &str) -> pb::Paused {
-    pb::Paused { queue: queue_name(queue), reason: reason.to_owned() }
+fn pause_to_pb(pause: &Pause) -> pb::Paused {
+    pb::Paused {
+        queue: queue_name(pause.queue.as_ref()),
+        reason: pause.reason.clone(),
+        until: pause.until.map(Into::into),
+    }
 }
 
 fn queue_name(queue: Option<&QueueName>) -> String {

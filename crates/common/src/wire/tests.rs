@@ -127,13 +127,13 @@ fn bodies() -> Vec<Body> {
         Body::Reprioritised(pb::Reprioritised { priority: 10 }),
         Body::Expedited(pb::Expedited {}),
         Body::Carried(Box::new(carried())),
-        Body::Paused(pb::Paused { queue: "gpu".into(), reason: reason.clone() }),
+        Body::Paused(pb::Paused { queue: "gpu".into(), reason: reason.clone(), until: started_at }),
         Body::Resumed(pb::Resumed { queue: String::new() }),
         Body::Trimmed(pb::Trimmed {
             floor: 12,
             as_of: 34,
             clock: started_at,
-            pauses: vec![pb::Paused { queue: String::new(), reason }],
+            pauses: vec![pb::Paused { queue: String::new(), reason, until: started_at }],
         }),
     ]
 }

@@ -6,7 +6,7 @@ use common::{
     wire::time::Duration,
 };
 
-use crate::{connect::Session, table};
+use crate::{connect::Session, pause, table};
 
 /// When it comes, in one line.
 pub(super) fn when(body: &pb::Schedule) -> String {
@@ -23,12 +23,12 @@ pub(super) fn when(body: &pb::Schedule) -> String {
 }
 
 /// Why nothing comes, if nothing does.
-pub(super) fn standing(body: &pb::Schedule, comes: bool) -> String {
-    match (body.paused, body.pause_reason.as_str()) {
-        (true, "") => "paused".into(),
-        (true, reason) => format!("paused: {reason}"),
-        (false, _) if !comes => "over".into(),
-        (false, _) => String::new(),
+pub(super) fn standing(body: &pb::Schedule, comes: bool, now: Timestamp) -> String {
+    let lasts = body.paused_until.is_none_or(|until| Timestamp::from(until) > now);
+    match body.paused && lasts {
+        true => pause::text(now, body.paused_until, &body.pause_reason),
+        false if !comes => "over".into(),
+        false => String::new(),
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) fn text(state: &pb::ScheduleState) -> String {
     let mut lines = vec![
         ("schedule", format!("{} (version {})", state.name, state.version)),
         ("when", when(&body)),
-        ("state", standing(&body, comes)),
+        ("state", standing(&body, comes, now)),
         ("starts", time(body.starts_at)),
         ("ends", time(body.ends_at)),
         ("overlap", overlap(&body).to_owned()),
@@ -100,8 +100,19 @@ mod tests {
         let every = Duration { seconds: 90, nanos: 0 };
         let body =
             pb::Schedule { when: Some(schedule::When::Every(every)), ..pb::Schedule::default() };
-        assert_eq!((when(&body), standing(&body, false)), ("every 1m 30s".into(), "over".into()));
+        let now = Timestamp::from_unix(60, 0);
+        assert_eq!(
+            (when(&body), standing(&body, false, now)),
+            ("every 1m 30s".into(), "over".into())
+        );
         let held = pb::Schedule { paused: true, pause_reason: "night".into(), ..body };
-        assert_eq!(standing(&held, false), "paused: night");
+        assert_eq!(standing(&held, false, now), "paused: night");
+        let timed = |seconds| pb::Schedule {
+            paused_until: Some(Timestamp::from_unix(seconds, 0).into()),
+            ..held.clone()
+        };
+        let until = "paused until 1970-01-01T00:02:00.000000Z (in 1m 0s): night";
+        assert_eq!(standing(&timed(120), true, now), until);
+        assert_eq!(standing(&timed(60), true, now), "", "it ended by itself");
     }
 }

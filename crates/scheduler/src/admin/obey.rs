@@ -3,21 +3,29 @@
 use common::{
     error::{ApiError, ErrorCode},
     event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
-    id::{QueueName, TaskId, TaskKey, Tenant},
+    id::{TaskId, TaskKey, Tenant},
     lifecycle::Phase,
     pb,
     policy::Document,
     subject,
 };
 
-use super::{Changed, Command};
+use super::{Changed, Command, Reply};
 use crate::{
     lead::Lead,
     orders::{self, Change, Step, Then},
     plan::{Found, Stopping},
-    policies, verdict, why,
+    policies::{self, Asked},
+    verdict, why,
     workers::Held,
 };
+
+/// A change of policy that is in the log and was not folded yet, and who waits for that.
+pub(crate) struct Asking {
+    asked: Asked,
+    answer: pb::ApplyPoliciesResponse,
+    reply: Reply<pb::ApplyPoliciesResponse>,
+}
 
 impl Lead {
     pub(crate) async fn obey(&mut self, command: Command) {
@@ -37,8 +45,8 @@ impl Lead {
             Command::Change { tenant, ids, change, actor, reply } => {
                 let _ = reply.send(self.change(&tenant, ids, &change, &actor).await);
             }
-            Command::Pause { queue, reason, actor, reply } => {
-                let _ = reply.send(self.pause(queue, reason, actor).await);
+            Command::Pause { queue, pause, actor, reply } => {
+                let _ = reply.send(self.pause(queue, pause, actor).await);
             }
             Command::Place { key, reply } => {
                 let place = self.planner.find(key).map(|found| match found {
@@ -55,7 +63,7 @@ impl Lead {
                 let _ = reply.send(self.queues());
             }
             Command::ApplyPolicies { documents, actor, dry_run, reply } => {
-                let _ = reply.send(self.apply_policies(documents, &actor, dry_run).await);
+                self.apply_policies(documents, &actor, dry_run, reply).await;
             }
             Command::Policies { request, reply } => {
                 let _ = reply.send(self.policies(&request));
@@ -64,7 +72,7 @@ impl Lead {
                 let _ = reply.send(self.schedules(&request));
             }
             Command::PauseSchedules { request, reply } => {
-                let _ = reply.send(self.pause_schedules(request).await);
+                self.pause_schedules(request, reply).await;
             }
         }
     }
@@ -154,58 +162,63 @@ impl Lead {
         }
     }
 
-    async fn pause(
-        &mut self,
-        queue: Option<QueueName>,
-        reason: Option<String>,
-        actor: String,
-    ) -> Result<pb::PauseResponse, ApiError> {
-        let (queues, all) = self.planner.pauses();
-        let paused = match &queue {
-            None => all.is_some(),
-            Some(name) => queues.iter().any(|(known, paused)| known == name && *paused),
-        };
-        if queue.is_some() && all.is_some() {
-            return Err(ApiError::new(ErrorCode::FailedPrecondition, "everything is paused")
-                .hint("`jetmill resume --all` first"));
-        }
-        if paused == reason.is_some() {
-            return Ok(pb::PauseResponse { changed: false, sequence: 0 });
-        }
-        let policy = match reason {
-            Some(reason) => Policy::Paused { queue, reason },
-            None => Policy::Resumed { queue },
-        };
-        let event = Event::Policy(PolicyEvent { actor, policy });
-        let sequence = self.publisher.publish(event).await?;
-        Ok(pb::PauseResponse { changed: true, sequence })
-    }
-
+    /// The answer comes when the change was folded: only then is it known to hold.
     pub(super) async fn apply_policies(
         &mut self,
         documents: Vec<Document>,
         actor: &str,
         dry_run: bool,
-    ) -> Result<pb::ApplyPoliciesResponse, ApiError> {
+        reply: Reply<pb::ApplyPoliciesResponse>,
+    ) {
+        match self.publish_policies(documents, actor, dry_run).await {
+            Ok((answer, Some(asked))) => self.asked = Some(Asking { asked, answer, reply }),
+            Ok((answer, None)) => {
+                let _ = reply.send(Ok(answer));
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    async fn publish_policies(
+        &self,
+        documents: Vec<Document>,
+        actor: &str,
+        dry_run: bool,
+    ) -> Result<(pb::ApplyPoliciesResponse, Option<Asked>), ApiError> {
         // Versions are counted from what was folded.
-        if self.cursor.sequence < self.policies_at {
+        if self.asked.is_some() {
             let message = "another change of policy is on its way";
             return Err(ApiError::new(ErrorCode::Unavailable, message).hint("ask again"));
         }
         let changes = policies::changes(self.planner.policies(), documents)?;
         let (answers, documents): (Vec<_>, Vec<_>) =
             changes.into_iter().map(|change| (change.answer, change.document)).unzip();
+        let mut answer = pb::ApplyPoliciesResponse { changes: answers, sequence: 0 };
+        let documents = documents.into_iter().flatten().collect::<Vec<_>>();
+        if dry_run || documents.is_empty() {
+            return Ok((answer, None));
+        }
+        let asked = Asked::new(&documents);
         let event = |document| {
             let policy = Policy::Document(Box::new(document));
             Event::Policy(PolicyEvent { actor: actor.to_owned(), policy })
         };
-        let events = documents.into_iter().flatten().map(event).collect::<Vec<_>>();
-        let mut sequence = 0;
-        if !dry_run && !events.is_empty() {
-            sequence = self.publisher.publish_all(events).await?;
-            self.policies_at = sequence;
+        answer.sequence =
+            self.publisher.publish_all(documents.into_iter().map(event).collect()).await?;
+        Ok((answer, Some(asked)))
+    }
+
+    /// The log has said a document.
+    pub(crate) fn document_folded(&mut self, document: &Document) {
+        let Some(asking) = &mut self.asked else { return };
+        asking.asked.folded(document);
+        if let Some(outcome) = asking.asked.outcome()
+            && let Some(Asking { answer, reply, .. }) = self.asked.take()
+        {
+            let _ = reply.send(outcome.map(|()| answer));
         }
-        Ok(pb::ApplyPoliciesResponse { changes: answers, sequence })
     }
 
     fn policies(&self, request: &pb::PoliciesRequest) -> pb::PoliciesResponse {
@@ -221,23 +234,27 @@ impl Lead {
     }
 
     fn queues(&self) -> pb::QueuesResponse {
-        let queues = self.planner.queues();
+        let queues = self.planner.queues().into_iter().map(|(name, queue, service)| {
+            let pause = self.planner.pause_of(&queue);
+            pb::Queue {
+                window: self.planner.window(&name, &queue, self.config.window_max).into(),
+                name,
+                queued: queue.queued,
+                waiting: queue.waiting,
+                outstanding: queue.outstanding.into(),
+                workers: service.workers,
+                slots: service.slots,
+                paused: pause.is_some(),
+                pause_reason: pause.map(|pause| pause.reason.clone()).unwrap_or_default(),
+                paused_until: pause.and_then(|pause| pause.until).map(Into::into),
+            }
+        });
+        let all = self.planner.pause_of_all();
         pb::QueuesResponse {
-            queues: queues
-                .into_iter()
-                .map(|(name, queue, service)| pb::Queue {
-                    window: self.planner.window(&name, &queue, self.config.window_max).into(),
-                    name,
-                    queued: queue.queued,
-                    waiting: queue.waiting,
-                    outstanding: queue.outstanding.into(),
-                    workers: service.workers,
-                    slots: service.slots,
-                    paused: queue.paused.is_some(),
-                    pause_reason: queue.paused.unwrap_or_default(),
-                })
-                .collect(),
-            paused: self.planner.pauses().1.is_some(),
+            queues: queues.collect(),
+            paused: all.is_some(),
+            pause_reason: all.map(|pause| pause.reason.clone()).unwrap_or_default(),
+            paused_until: all.and_then(|pause| pause.until).map(Into::into),
         }
     }
 }

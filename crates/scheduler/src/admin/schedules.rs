@@ -13,9 +13,11 @@ use common::{
     time::Timestamp,
 };
 use prost::Message as _;
-use tokio::sync::oneshot;
 
-use super::{Command, Door};
+use super::{
+    Command, Door, Reply,
+    pauses::{check_reason, end},
+};
 use crate::{
     lead::Lead,
     plan::Planner,
@@ -29,8 +31,6 @@ const NEXT_MAX: u32 = 1_000;
 const NEXT: u32 = 10;
 /// How often a change of policy is tried that meets another one.
 const CHANGE_TRIES: usize = 5;
-
-type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 
 pub(super) fn endpoints(endpoints: Endpoints, door: &Arc<Door>) -> Endpoints {
     let (first, second, third, fourth) = (door.clone(), door.clone(), door.clone(), door.clone());
@@ -79,7 +79,8 @@ impl Door {
         let after = request.after.map_or(now, Timestamp::from);
         Ok(pb::NextFiresResponse {
             fires: fires(&schedule, &request.name, after, count as usize),
-            paused: schedule.paused,
+            paused: schedule.is_paused(),
+            paused_until: schedule.paused_until().filter(|end| *end > now).map(Into::into),
         })
     }
 
@@ -105,9 +106,12 @@ impl Door {
         if request.pattern.is_empty() {
             return Err(ApiError::invalid_field("pattern", "must not be empty: `*` is all"));
         }
-        if request.reason.len() > limits::TEXT_BYTES_MAX {
-            return Err(ApiError::invalid_field("reason", "is too long"));
+        check_reason(&request.reason)?;
+        let until = end(request.until, request.duration, self.ctx.clock.now())?;
+        if until.is_some() && !request.paused {
+            return Err(ApiError::invalid_field("until", "is for a pause"));
         }
+        let request = pb::PauseSchedulesRequest { until: until.map(Into::into), ..request };
         self.change_policies(|reply| Command::PauseSchedules { request: request.clone(), reply })
             .await
     }
@@ -183,23 +187,25 @@ impl Lead {
     pub(super) async fn pause_schedules(
         &mut self,
         request: pb::PauseSchedulesRequest,
-    ) -> Result<pb::ApplyPoliciesResponse, ApiError> {
+        reply: Reply<pb::ApplyPoliciesResponse>,
+    ) {
         let matching = documents(&self.planner, &request.pattern).cloned().collect::<Vec<_>>();
         if matching.is_empty() {
-            return Err(no_schedule(&request.pattern));
+            let _ = reply.send(Err(no_schedule(&request.pattern)));
+            return;
         }
         let change = |mut document: Document| {
             if let Body::Schedule(body) = &mut document.body
-                && body.paused != request.paused
+                && (body.paused, body.paused_until) != (request.paused, request.until)
             {
-                body.paused = request.paused;
+                (body.paused, body.paused_until) = (request.paused, request.until);
                 let reason = if request.paused { request.reason.as_str() } else { "" };
                 reason.clone_into(&mut body.pause_reason);
             }
             document
         };
         let changed = matching.into_iter().map(change).collect();
-        self.apply_policies(changed, &request.actor, request.dry_run).await
+        self.apply_policies(changed, &request.actor, request.dry_run, reply).await;
     }
 }
 
@@ -220,7 +226,7 @@ fn state(
         Body::Limit(_) | Body::TaskType(_) | Body::Removed(_) => None,
     };
     let name = document.name.as_str();
-    let schedule = known.and_then(|known| known.schedule.as_ref()).filter(|s| !s.paused);
+    let schedule = known.and_then(|known| known.schedule.as_ref()).filter(|s| !s.is_paused());
     let next = schedule.map(|schedule| fires(schedule, name, now, count)).unwrap_or_default();
     pb::ScheduleState {
         name: name.to_owned(),

@@ -3,10 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use common::{
-    policy::limit::{Limit, Rate},
-    time::Timestamp,
-};
+use common::policy::limit::{Limit, Rate};
 
 use super::{UNKNOWN, arrivals::Arrivals, lane::Rank};
 
@@ -29,8 +26,6 @@ pub enum Hold {
     Rate(i64),
     /// More submissions are waited for until then.
     Debounce(i64),
-    /// It is paused until then.
-    Paused(i64),
     /// The key is not known yet.
     Unknown,
 }
@@ -40,7 +35,7 @@ impl Hold {
     pub fn until(self) -> Option<i64> {
         match self {
             Self::Full { .. } | Self::Unknown => None,
-            Self::Rate(at) | Self::Debounce(at) | Self::Paused(at) => Some(at),
+            Self::Rate(at) | Self::Debounce(at) => Some(at),
         }
     }
 }
@@ -94,9 +89,6 @@ impl Bucket {
         if self.is_unknown() {
             return Some(Hold::Unknown);
         }
-        if let Some(until) = limit.paused_until.map(Timestamp::micros).filter(|at| *at > now) {
-            return Some(Hold::Paused(until));
-        }
         if let Some(max) = limit.out_max().filter(|max| self.out >= *max) {
             return Some(Hold::Full { out: self.out, max });
         }
@@ -114,6 +106,11 @@ impl Bucket {
             let next = self.next.max(used_up(rate, hidden));
             self.next = next.max(at).saturating_add(interval(rate));
         }
+    }
+
+    /// Another rate holds from now on: all of its burst may be used up, and no more.
+    pub(super) fn new_rate(&mut self, rate: Rate, now: i64) {
+        self.next = self.next.min(used_up(rate, now));
     }
 
     /// A key that had nothing to do begins where the others are: idle time is not saved up.

@@ -49,6 +49,17 @@ impl Flow {
         lane.buckets.iter().filter_map(held).collect()
     }
 
+    /// The limit of the queue as a whole by which no more may wait, with its depth.
+    pub fn full(&self) -> Option<(&str, u64)> {
+        let full = self.gates.iter().filter_map(|gate| {
+            let bucket = self.buckets.get(*gate as usize)?;
+            let named = self.limits.get(bucket.limit)?;
+            let depth = named.limit.depth?;
+            (bucket.ready + bucket.waiting >= depth).then_some((named.name.as_ref(), depth))
+        });
+        full.min_by_key(|(_, depth)| *depth)
+    }
+
     /// The rate of a lane that lets the fewest start, and when its next start is due.
     pub fn slowest(&self, lane: u32) -> Option<(Rate, i64)> {
         let lane = self.lanes.get(lane as usize)?;

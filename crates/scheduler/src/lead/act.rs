@@ -1,6 +1,7 @@
 //! What a leader does with the planner's answers: publishes decisions and releases, tells workers
 //! and waiting clients.
 
+use async_nats::datetime::from_nanos;
 use common::{event::Event, pb, subject};
 use runtime::telemetry;
 use tokio::task::JoinError;
@@ -300,6 +301,23 @@ impl Lead {
         Ok(Outgoing::new(&release.queue, items, release.json))
     }
 
+    /// Tells the doors which queues are full.
+    pub(super) async fn tell_doors(&mut self, now_ms: u64) {
+        if !self.room.is_due(now_ms) {
+            return;
+        }
+        if let Some(full) = self.room.look(self.planner.full_queues(), now_ms)
+            && let Err(error) = bus::room::tell(&self.ctx.bus, &full).await
+        {
+            // It is a hint: what is beyond the depth is refused all the same.
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the doors do not know which queues are full"
+            );
+            self.room.not_told();
+        }
+    }
+
     /// Finds attempts that went out and are nowhere: not in the work queue, not with a worker, and
     /// without an end in the log. A worker acks after its report is stored, so a message that is gone
     /// without one was dropped.
@@ -320,21 +338,18 @@ impl Lead {
     /// Holds and frees the queues' consumers, so that a pause also stops what is on its way.
     /// Says whether all of it was done; otherwise it is to be tried again.
     pub(super) async fn apply_pauses(&self) -> bool {
-        let (queues, _) = self.planner.pauses();
         let Ok(stream) = self.ctx.bus.jetstream().get_stream_no_info(subject::EXECUTIONS).await
         else {
             return false;
         };
-        let Ok(until) = async_nats::datetime::parse_rfc3339("9999-12-31T00:00:00Z") else {
-            return true;
-        };
         let mut complete = true;
-        for (queue, paused) in queues {
+        for (queue, held) in self.planner.pauses() {
             let consumer = subject::executions_consumer(&queue);
-            let outcome = if paused {
-                stream.pause_consumer(&consumer, until).await.map(|_| ())
-            } else {
-                stream.resume_consumer(&consumer).await.map(|_| ())
+            // One that ends by itself is ended by the server, too.
+            let until = held.and_then(|end| from_nanos(i128::from(end.micros()) * 1_000).ok());
+            let outcome = match until {
+                Some(until) => stream.pause_consumer(&consumer, until).await.map(|_| ()),
+                None => stream.resume_consumer(&consumer).await.map(|_| ()),
             };
             match outcome {
                 Ok(()) => {}

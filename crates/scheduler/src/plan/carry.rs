@@ -7,7 +7,7 @@
 //! How a planner begins at a floor is in `plan/cold.rs`.
 
 use common::{
-    event::{Carried, Pause, Policy, Trimmed},
+    event::{Carried, Policy, Trimmed},
     id::TaskKey,
     policy::{self, schedule::Advanced},
     task::TaskSpec,
@@ -227,13 +227,9 @@ impl Planner {
 
     /// What is said when the log is cut at `floor`, after the message `as_of`.
     pub fn trim_at(&self, floor: u64, as_of: u64) -> Trimmed {
-        let all = self.paused.iter().map(|reason| Pause { queue: None, reason: reason.clone() });
-        let held = self.queues.iter().filter_map(|(name, queue)| {
-            Some(Pause { queue: Some(name.clone()), reason: queue.paused.clone()? })
-        });
         // The clock is that at the floor: who begins there adds delays to it.
         let clock = self.marks.clock_at(floor);
-        Trimmed { floor, as_of, clock, pauses: all.chain(held).collect() }
+        Trimmed { floor, as_of, clock, pauses: self.lasting_pauses() }
     }
 
     /// A task that the log has already told of was carried.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::{
-    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
+    event::{Event, Kind, Pause, Policy, PolicyEvent, TaskEvent},
     id::{TaskId, Tenant},
     pb,
     task::TaskSpec,
@@ -167,7 +167,9 @@ fn event_of(planner: &Planner, (what, which, other): (u8, u8, u8)) -> Event {
         _ => {
             let queue = Some(QueueName::parse("default").unwrap()).filter(|_| other % 2 == 0);
             let policy = if which % 2 == 0 {
-                Policy::Paused { queue, reason: "because".into() }
+                // One that is over by itself is not said again.
+                let until = (other % 3 == 0).then(|| Timestamp::from_unix(i64::from(other), 0));
+                Policy::Paused(Pause { queue, reason: "because".into(), until })
             } else {
                 Policy::Resumed { queue }
             };

@@ -5,7 +5,7 @@
 //! what one knows that has read everything.
 
 use common::{
-    event::{Carried, Event, Kind, Pause, Policy, Trimmed},
+    event::{Carried, Event, Kind, Policy, Trimmed},
     id::{QueueName, TaskKey},
     lifecycle::Phase,
     task::{DEFAULT_QUEUE, TaskSpec},
@@ -26,14 +26,8 @@ impl Planner {
             clock: trimmed.clock,
             ..Self::default()
         };
-        for Pause { queue, reason } in &trimmed.pauses {
-            match queue {
-                None => planner.paused = Some(reason.clone()),
-                Some(name) => {
-                    let id = planner.queue_id(name);
-                    planner.queue_mut(id).paused = Some(reason.clone());
-                }
-            }
+        for pause in &trimmed.pauses {
+            planner.set_pause(pause.queue.as_ref(), Some(pause.clone()));
         }
         planner
     }

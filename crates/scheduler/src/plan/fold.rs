@@ -39,7 +39,7 @@ impl Planner {
                 self.policy(sequence, &event.policy);
                 let pauses = matches!(
                     event.policy,
-                    Policy::Paused { .. } | Policy::Resumed { .. } | Policy::Trimmed(_)
+                    Policy::Paused(_) | Policy::Resumed { .. } | Policy::Trimmed(_)
                 );
                 Folded { policy: pauses, ..Folded::default() }
             }

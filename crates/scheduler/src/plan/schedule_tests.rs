@@ -200,6 +200,15 @@ fn whoever_begins_goes_on_where_the_leader_was() {
     world.cut(world.log.len() as u64 - 1);
     world.check();
     assert!(world.after(90) >= 1);
+    let until = world.now.after(Duration::from_secs(100)).to_string();
+    let paused = json!({ "overlap": "allow", "paused": true, "paused_until": until });
+    world.set("skips", Some(every(45, &paused)));
+    world.check();
+    world.cut(world.log.len() as u64 + 1);
+    world.check();
+    let runs = world.after(99);
+    assert!(world.after(60) > 0 && runs == 0, "it ends by itself");
+    world.check();
     world.set("waits", None);
     world.check();
     world.cut(world.log.len() as u64 + 1);

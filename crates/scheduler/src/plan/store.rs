@@ -7,6 +7,7 @@ mod stored;
 use std::{cmp::Reverse, time::Duration};
 
 use common::{
+    event::Pause,
     id::{QueueName, TaskKey},
     lifecycle::{Cause, Phase, State},
     task::On,
@@ -18,7 +19,7 @@ pub use self::stored::Stored;
 pub(super) use self::stored::StoredRate;
 use self::stored::{
     StoredAlarm, StoredCarriage, StoredCarriedOver, StoredDocument, StoredEdge, StoredEnd,
-    StoredKey, StoredQueue, StoredTask,
+    StoredKey, StoredPause, StoredQueue, StoredTask,
 };
 pub(super) use self::stored::{StoredClaim, StoredResolving, StoredTypes};
 pub(super) use self::stored::{StoredRun, StoredSchedule};
@@ -102,6 +103,15 @@ fn restore_end(end: &StoredEnd) -> Option<Tombstone> {
     })
 }
 
+fn store_pause(pause: &Pause) -> StoredPause {
+    StoredPause { reason: pause.reason.clone(), until: pause.until.map(Timestamp::micros) }
+}
+
+fn restore_pause(queue: Option<&QueueName>, stored: StoredPause) -> Pause {
+    let until = stored.until.map(Timestamp::from_micros);
+    Pause { queue: queue.cloned(), reason: stored.reason, until }
+}
+
 impl Planner {
     /// The backlog as bytes, as it is after a message of the log with this identity.
     ///
@@ -140,11 +150,14 @@ impl Planner {
         Stored {
             fold_version: common::lifecycle::FOLD_VERSION,
             clock: self.log_clock.micros(),
-            paused: self.paused.clone(),
+            paused: self.paused.as_ref().map(store_pause),
             queues: self
                 .queues
                 .iter()
-                .map(|(name, q)| StoredQueue { name: name.to_string(), paused: q.paused.clone() })
+                .map(|(name, q)| StoredQueue {
+                    name: name.to_string(),
+                    paused: q.paused.as_ref().map(store_pause),
+                })
                 .collect(),
             kinds,
             alarms: self
@@ -233,14 +246,15 @@ impl Planner {
         let mut planner = Self {
             clock: Timestamp::from_micros(stored.clock),
             log_clock: Timestamp::from_micros(stored.clock),
-            paused: stored.paused,
+            paused: stored.paused.map(|pause| restore_pause(None, pause)),
             floor: stored.floor,
             marks: stored.marks.unwrap_or_default(),
             ..Self::default()
         };
         for queue in stored.queues {
-            let id = planner.queue_id(&QueueName::parse(&queue.name).ok()?);
-            planner.queue_mut(id).paused = queue.paused;
+            let name = QueueName::parse(&queue.name).ok()?;
+            let pause = queue.paused.map(|pause| restore_pause(Some(&name), pause));
+            planner.set_pause(Some(&name), pause);
         }
         for kind in &stored.kinds {
             planner.kind_id(kind);

@@ -1,8 +1,8 @@
 mod flow;
 
 use common::{
-    event::{Event, Kind, Policy, PolicyEvent, TaskEvent},
-    id::{TaskId, TaskKey, Tenant},
+    event::{Event, Kind, Pause, Policy, PolicyEvent, TaskEvent},
+    id::{QueueName, TaskId, TaskKey, Tenant},
     lifecycle::{Cause, Phase},
     pb,
     task::TaskSpec,
@@ -439,10 +439,51 @@ fn a_refused_release_goes_back_to_the_front() {
 fn pauses_hold_new_starts_and_end() {
     let mut world = World::with_worker(4);
     world.submit("a", |_| {});
-    world.decree(Policy::Paused { queue: None, reason: "night".into() });
+    world.decree(Policy::Paused(Pause { queue: None, reason: "night".into(), until: None }));
     assert!(world.released(&["a"]).is_empty());
     world.decree(Policy::Resumed { queue: None });
     assert_eq!(world.released(&["a"]), ["a"]);
+}
+
+#[test]
+fn a_pause_ends_by_itself_after_a_restart_too() {
+    let mut world = World::with_worker(4);
+    world.submit("a", |_| {});
+    let until = world.now().after(std::time::Duration::from_secs(60));
+    let pause = |queue, until| Pause { queue, reason: "night".into(), until };
+    let queue = QueueName::parse("handlers").ok();
+    world.decree(Policy::Paused(pause(queue.clone(), Some(until))));
+    assert!(world.released(&["a"]).is_empty());
+    assert_eq!(world.planner.next_alarm(), Some(until));
+    assert_eq!(world.planner.pauses(), [(queue.clone().unwrap(), Some(until))]);
+    let why = crate::why::why(
+        &world.planner,
+        key_of("a"),
+        &TaskSpec::parse(pb::TaskSpec { task_id: "a".into(), ..pb::TaskSpec::default() }).unwrap(),
+        4_096,
+        &std::collections::HashMap::new(),
+    )
+    .unwrap();
+    assert_eq!(why.reasons[0].message, format!("queue handlers is paused until {until}: night"));
+    assert_eq!(why.estimated_start, Some(until.into()));
+
+    let bytes = world.planner.store("the log".to_owned(), 7);
+    world.planner = Planner::restore(Stored::decode(bytes.as_slice()).unwrap()).unwrap();
+    world.planner.lead(world.now(), world.now_ms);
+    world.beat("w", 4, &[]);
+    world.pass(59_000);
+    world.beat("w", 4, &[]);
+    assert!(world.released(&["a"]).is_empty());
+    // That of everything counts as well, and the later end.
+    let later = until.after(std::time::Duration::from_secs(1));
+    world.decree(Policy::Paused(pause(None, Some(later))));
+    assert_eq!(world.planner.pauses(), [(queue.unwrap(), Some(later))]);
+    world.pass(1_000);
+    assert!(world.released(&["a"]).is_empty());
+    world.pass(1_000);
+    world.beat("w", 4, &[]);
+    assert_eq!(world.released(&["a"]), ["a"]);
+    assert!(world.planner.pause_of_all().is_none() && world.planner.pause_ends().is_none());
 }
 
 #[test]

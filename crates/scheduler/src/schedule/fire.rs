@@ -76,7 +76,7 @@ impl Why {
 /// The next decision, if one is due.
 pub fn step(schedule: &Schedule, name: &str, facts: Facts) -> Option<Step> {
     let Facts { decided, open, now } = facts;
-    if schedule.paused {
+    if schedule.is_paused() {
         return None;
     }
     let first = schedule.next(decided)?;
@@ -113,7 +113,7 @@ pub fn step(schedule: &Schedule, name: &str, facts: Facts) -> Option<Step> {
 
 /// When the next decision is due.
 pub fn alarm(schedule: &Schedule, name: &str, decided: Timestamp) -> Option<Timestamp> {
-    let next = schedule.next(decided).filter(|_| !schedule.paused)?;
+    let next = schedule.next(decided).filter(|_| !schedule.is_paused())?;
     Some(schedule.fires_at(name, next))
 }
 

@@ -47,7 +47,7 @@ pub(super) fn limits(
     for held in planner.holds(ticket, entry) {
         let who = match held.hold {
             Hold::Full { .. } => planner.holders(ticket, entry, &held.limit, HOLDERS_MAX),
-            Hold::Rate(_) | Hold::Debounce(_) | Hold::Paused(_) | Hold::Unknown => Vec::new(),
+            Hold::Rate(_) | Hold::Debounce(_) | Hold::Unknown => Vec::new(),
         };
         let ids = who.into_iter().filter_map(|ticket| planner.entry(ticket));
         let ids = ids.filter_map(|e| names.get(&(e.sequence, e.index)).map(String::as_str));
@@ -71,10 +71,6 @@ fn limit(held: &Held, entry: &Entry, ids: &[&str]) -> pb::Reason {
     let Held { limit, key, hold } = held;
     let whose = key.as_ref().map_or_else(String::new, |key| format!(" with key {key:?}"));
     let hint = format!("`jetmill limit ls` shows limit {limit}");
-    if *hold == Hold::Unknown {
-        let message = format!("limit {limit} is new to it: its key is read when its turn comes");
-        return reason("limit", message, hint);
-    }
     let at = hold.until().map(Timestamp::from_micros);
     let until = at.map(Into::into);
     let when = at.map_or_else(String::new, |at| at.to_string());
@@ -98,8 +94,8 @@ fn limit(held: &Held, entry: &Entry, ids: &[&str]) -> pb::Reason {
             let what = "waits for newer submissions";
             ("debounce", format!("limit {limit} {what}{whose} until {when}"))
         }
-        Hold::Unknown | Hold::Paused(_) => {
-            ("paused", format!("limit {limit} lets nothing{whose} start before {when}"))
+        Hold::Unknown => {
+            ("limit", format!("limit {limit} is new to it: its key is read when its turn comes"))
         }
     };
     let hint = match (hold, ids.first()) {

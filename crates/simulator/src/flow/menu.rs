@@ -1,8 +1,8 @@
 //! The tasks and limits of a run.
 
 use common::{
-    event::{Event, Policy, PolicyEvent},
-    id::DocumentName,
+    event::{Event, Pause, Policy, PolicyEvent},
+    id::{DocumentName, QueueName},
     pb,
     policy::{Body, Document},
     task::TaskSpec,
@@ -17,6 +17,14 @@ pub(super) fn document(name: &str, version: u64, body: Body) -> Event {
     let name = DocumentName::parse(name).expect("a name");
     let document = Document { name, version, carried: None, body };
     let policy = Policy::Document(Box::new(document));
+    Event::Policy(PolicyEvent { actor: "sim".into(), policy })
+}
+
+/// The queue is paused until then.
+pub(super) fn pause(until_us: i64) -> Event {
+    let queue = QueueName::parse(QUEUE).ok();
+    let until = Some(Timestamp::from_micros(until_us));
+    let policy = Policy::Paused(Pause { queue, reason: String::new(), until });
     Event::Policy(PolicyEvent { actor: "sim".into(), policy })
 }
 
@@ -37,7 +45,7 @@ pub(super) fn spec(id: &str, customer: &str, priority: u8) -> TaskSpec {
 }
 
 /// One of the limits, with other numbers, or its end.
-pub(super) fn menu(random: &mut Random, now_us: i64) -> (&'static str, Option<pb::Limit>) {
+pub(super) fn menu(random: &mut Random) -> (&'static str, Option<pb::Limit>) {
     let ms = |ms: u64| Some(std::time::Duration::from_millis(ms).into());
     let name = NAMES[random.weighted(&[3, 1, 1, 3, 3, 2, 1, 3])];
     if random.one_in(4) {
@@ -46,11 +54,7 @@ pub(super) fn menu(random: &mut Random, now_us: i64) -> (&'static str, Option<pb
     let mut limit = pb::Limit { queue: QUEUE.into(), ..pb::Limit::default() };
     let some = random.between(1, 4) as u32;
     match name {
-        "all" => {
-            limit.concurrency = Some(some * 3);
-            let later = Timestamp::from_micros(now_us + 2_000_000).into();
-            limit.paused_until = (some == 4).then_some(later);
-        }
+        "all" => limit.concurrency = Some(some * 3),
         "rate" => {
             limit.rate = Some(pb::LimitRate { count: some * 4, per: ms(1_000), burst: Some(some) });
         }

@@ -65,6 +65,8 @@ pub(super) struct Model {
     starts: Vec<Start>,
     number: u64,
     started: u64,
+    /// Nothing starts before.
+    pub(super) paused_until: i64,
 }
 
 impl Model {
@@ -147,10 +149,6 @@ impl Model {
         }
     }
 
-    pub(super) fn is_paused(&self, name: &str) -> bool {
-        self.limits.get(name).is_some_and(|known| known.limit.paused_until.is_some())
-    }
-
     fn in_force(&self) -> impl Iterator<Item = (&&'static str, &Known)> {
         self.limits.iter()
     }
@@ -159,6 +157,9 @@ impl Model {
     fn held(&self, task: &Task, now: i64) -> Option<String> {
         if task.due > now {
             return Some("it is not due".into());
+        }
+        if self.paused_until > now {
+            return Some("the queue is paused".into());
         }
         self.in_force().find_map(|(name, known)| self.held_by(name, known, task, now))
     }
@@ -169,9 +170,6 @@ impl Model {
         let out = self.out().filter(|other| same(other.customer)).count();
         if limit.out_max().is_some_and(|max| out >= max as usize) {
             return Some(format!("limit {name}: {out} are out"));
-        }
-        if limit.paused_until.is_some_and(|until| until.micros() > now) {
-            return Some(format!("limit {name} is paused"));
         }
         if let Some(Rate { count, per, burst }) = limit.rate {
             let begin = now - per.as_micros() as i64;

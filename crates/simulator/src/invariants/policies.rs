@@ -54,9 +54,13 @@ fn name(order: &Order) -> &str {
 }
 
 /// Who has read that a schedule is paused or removed decides about none of its ticks.
-pub fn resting_schedules_rest(truth: &Truth, order: &Order, cursor: u64) -> Held {
+pub fn resting_schedules_rest(
+    truth: &Truth,
+    order: &Order,
+    (cursor, now): (u64, Timestamp),
+) -> Held {
     let schedule = truth.schedules.at(name(order), cursor).schedule;
-    if schedule.is_none_or(|schedule| schedule.paused) {
+    if schedule.is_none_or(|schedule| schedule.is_paused_at(now)) {
         return broken("resting_schedules_rest", format!("{order:?}"));
     }
     Ok(())
@@ -139,7 +143,8 @@ pub fn no_tick_is_passed_over(
 /// What was due is decided, when nothing breaks any more and time has passed.
 pub fn no_tick_is_forgotten(truth: &Truth, now: Timestamp) -> Held {
     let late = Timestamp::from_micros(now.micros() - LATE_US);
-    for (name, schedule, decided) in truth.schedules.iter().filter(|(_, s, _)| !s.paused) {
+    for (name, schedule, decided) in truth.schedules.iter().filter(|(_, s, _)| !s.is_paused_at(now))
+    {
         if let Some(tick) = schedule.next(decided)
             && schedule.fires_at(name, tick) < late
         {

@@ -78,9 +78,8 @@ impl Scheduler {
         }
         self.doubts.settle(&mut self.planner, self.cursor);
         if std::mem::take(&mut self.pauses_changed) {
-            let (queues, _) = self.planner.pauses();
-            for (queue, paused) in queues {
-                if paused {
+            for (queue, held) in self.planner.pauses() {
+                if held.is_some() {
                     world.paused.insert(queue.to_string());
                 } else {
                     world.paused.remove(queue.as_str());

@@ -95,7 +95,7 @@ impl Scheduler {
         let (mut rest, mut advanced) = (Vec::new(), Vec::new());
         for order in self.planner.schedule_orders(FIRE_MAX) {
             world.note(|_| format!("{} decides: {order:?}", self.name()));
-            invariants::resting_schedules_rest(&world.truth, &order, self.cursor)?;
+            invariants::resting_schedules_rest(&world.truth, &order, (self.cursor, now))?;
             invariants::no_tick_is_passed_over(&world.truth, &order, (self.cursor, now))?;
             match order {
                 Order::Advance(advance) => advanced.push(advance),

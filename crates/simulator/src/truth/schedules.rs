@@ -73,7 +73,9 @@ impl Schedules {
                 account.fired.clear();
                 None
             }
-            (Some(old), Some(new)) if !old.paused && old.has_ticks_of(new) => stand.decided,
+            (Some(old), Some(new)) if !old.is_paused_at(clock) && old.has_ticks_of(new) => {
+                stand.decided
+            }
             (_, Some(_)) => stand.decided.max(Some(clock)),
         };
         account.history.push((sequence, Stand { schedule, decided }));
@@ -93,7 +95,7 @@ impl Schedules {
         }
         let (Some(current), Some(stood)) = (&schedule, decided) else { return Ok(()) };
         // One of an older version may come late.
-        let is_tick = current.next(before(tick)) == Some(tick) && !current.paused;
+        let is_tick = current.next(before(tick)) == Some(tick) && !current.is_paused_at(self.clock);
         if is_tick && tick > stood && current.next(stood) != Some(tick) {
             let detail = format!("{name} is decided up to {stood}, and now has the task of {tick}");
             return invariants::broken("no_tick_is_passed_over", detail);

@@ -52,12 +52,16 @@ impl Check {
             ("anchor", body.anchor),
             ("starts_at", body.starts_at),
             ("ends_at", body.ends_at),
+            ("paused_until", body.paused_until),
         ];
         for (field, time) in given {
             let fits = |t: Timestamp| (Timestamp::default()..=Timestamp::MAX).contains(&t);
             if time.is_some_and(|t| !fits(t.into())) {
                 self.wrong(field, "must be between the years 1970 and 9999");
             }
+        }
+        if body.paused_until.is_some() && !body.paused {
+            self.wrong("paused_until", "is for a schedule with `paused: true`");
         }
         if let (Some(start), Some(end)) = (body.starts_at, body.ends_at)
             && Timestamp::from(end) <= Timestamp::from(start)

@@ -1,6 +1,8 @@
 //! **Pure.** What the limits say about one task.
 
-use common::time::Timestamp;
+use std::time::Duration;
+
+use common::{limits, pb, time::Timestamp};
 
 use super::{Entry, Place, Planner, Ticket};
 use crate::flow::Held;
@@ -11,6 +13,27 @@ impl Planner {
         let flow = self.control.flows.get(&entry.queue);
         let lane = self.control.lanes.get(&ticket.slot);
         flow.zip(lane).map_or_else(Vec::new, |(flow, lane)| flow.holds(*lane, self.clock.micros()))
+    }
+
+    /// The queues in which no more may wait, and when they may have room again.
+    pub fn full_queues(&self) -> Vec<pb::FullQueue> {
+        let full = self.control.flows.iter().filter_map(|(id, flow)| {
+            let (limit, depth) = flow.full()?;
+            let (name, queue) = self.queues.get(*id as usize)?;
+            let pace = queue.pace.per_second().map(|per_second| 1.0 / per_second);
+            let wait = pace.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            let within = Duration::from_secs(1)..=limits::ROOM_RETRY_MAX;
+            let wait = wait.map(|wait| wait.clamp(*within.start(), *within.end()));
+            Some(pb::FullQueue {
+                queue: name.to_string(),
+                limit: limit.to_owned(),
+                depth,
+                retry_after: wait.map(Into::into),
+            })
+        });
+        let mut full = full.collect::<Vec<_>>();
+        full.sort_by(|a, b| a.queue.cmp(&b.queue));
+        full
     }
 
     /// Tasks that are out and for which a limit holds this one, at most `max`.

@@ -12,8 +12,8 @@ pub struct Stored {
     pub fold_version: u32,
     #[prost(int64, tag = "2")]
     pub(super) clock: i64,
-    #[prost(string, optional, tag = "3")]
-    pub(super) paused: Option<String>,
+    #[prost(message, optional, tag = "23")]
+    pub(super) paused: Option<StoredPause>,
     #[prost(message, repeated, tag = "4")]
     pub(super) queues: Vec<StoredQueue>,
     #[prost(string, repeated, tag = "5")]
@@ -151,8 +151,16 @@ pub(super) struct StoredCarriage {
 pub(super) struct StoredQueue {
     #[prost(string, tag = "1")]
     pub(super) name: String,
-    #[prost(string, optional, tag = "2")]
-    pub(super) paused: Option<String>,
+    #[prost(message, optional, tag = "3")]
+    pub(super) paused: Option<StoredPause>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StoredPause {
+    #[prost(string, tag = "1")]
+    pub(super) reason: String,
+    #[prost(int64, optional, tag = "2")]
+    pub(super) until: Option<i64>,
 }
 
 /// One open task.

@@ -166,6 +166,28 @@ fn a_pause_is_not_made_up_for() {
 }
 
 #[test]
+fn a_pause_may_end_by_itself_and_is_not_made_up_for() {
+    let mut book = Book::new(hourly(&json!({ "catch_up": { "mode": "all" } })), "08:30:00");
+    let paused = |until: &str| {
+        let until = at(until).to_string();
+        hourly(&json!({ "paused": true, "paused_until": until, "catch_up": { "mode": "all" } }))
+    };
+    book.schedules.set("s", paused("10:30:00"), at("08:40:00"));
+    assert_eq!(book.schedules.next_alarm(), Some(at("11:00:00")));
+    assert_eq!(book.now("10:59:59"), [""; 0]);
+    assert_eq!(book.now("11:00:00"), ["run 11:00:00 waits 0 cancels 0"]);
+    // Of a pause that is over nothing follows when its schedule changes.
+    book.schedules.set("s", paused("12:30:00"), at("11:40:00"));
+    let all = || hourly(&json!({ "catch_up": { "mode": "all" }, "overlap": "allow" }));
+    book.schedules.set("s", all(), at("12:40:00"));
+    assert_eq!(book.now("13:00:00"), ["run 13:00:00 waits 0 cancels 0"]);
+    // Who resumes it before its end has the ticks from then on.
+    book.schedules.set("s", paused("20:00:00"), at("13:40:00"));
+    book.schedules.set("s", all(), at("14:40:00"));
+    assert_eq!(book.now("15:00:00"), ["run 15:00:00 waits 0 cancels 0"]);
+}
+
+#[test]
 fn a_change_of_the_ticks_begins_when_it_is_made_and_another_change_loses_none() {
     let mut book = Book::new(hourly(&json!({})), "08:30:00");
     // Nobody led at nine; the new version has the same ticks.
