@@ -81,7 +81,7 @@ impl Site {
         let mut services = JoinSet::new();
         let ledger = format!("sqlite:{}", folder.path().join("ledger.db").display());
         let ctx = Context::new(bus.clone(), Arc::new(SystemClock), shutdown.clone(), "week");
-        let config = registry::Config { ledger_url: ledger };
+        let config = registry::Config { ledger_url: ledger, ..registry::Config::default() };
         services.spawn(registry::run(ctx.named("registry"), config));
         let ctx = Context::new(bus, hands.clone(), shutdown.clone(), "week");
         let config = scheduler::Config { history_age: HISTORY, ..scheduler::Config::default() };
