@@ -54,6 +54,12 @@ impl World {
     }
 
     fn carry(&mut self, pass: Pass, as_of: u64) {
+        // Limits first: who begins with them knows the keys of what comes next.
+        for id in pass.documents {
+            if let Some(policy) = self.leader.carry_document(&id, as_of) {
+                self.decide_policy(policy);
+            }
+        }
         let mut said = Vec::new();
         for ticket in pass.open {
             let Some(entry) = self.leader.entry(ticket) else { continue };
@@ -71,11 +77,6 @@ impl World {
             let kind = Kind::Carried(Box::new(carried));
             let id = TaskId::parse(&id).expect("an id");
             self.say(Event::Task(TaskEvent::new(Tenant::default(), id, "sim", kind)));
-        }
-        for id in pass.documents {
-            if let Some(policy) = self.leader.carry_document(&id, as_of) {
-                self.decide_policy(policy);
-            }
         }
     }
 
