@@ -20,7 +20,7 @@ use testkit::{Jetmill, eventually};
 use crate::rig::{Rig, is_over};
 
 /// What the originals were configured with: schedule, enabled, queue, attempts.
-const TABLE: [(&str, &str, bool, &str, i32); 16] = [
+pub(crate) const TABLE: [(&str, &str, bool, &str, i32); 16] = [
     ("metrics_aggregation", "*/5 * * * *", true, "default", 2),
     ("feedback_analysis", "*/30 * * * *", true, "default", 2),
     ("agent_evolution", "0 * * * *", true, "default", 2),
@@ -39,12 +39,12 @@ const TABLE: [(&str, &str, bool, &str, i32); 16] = [
     ("dead_code_weekly_summary", "0 9 * * 1", true, "default", 2),
 ];
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/catalog")
 }
 
 /// Every type of the example catalog, by its name.
-fn examples() -> anyhow::Result<BTreeMap<String, pb::TaskType>> {
+pub(crate) fn examples() -> anyhow::Result<BTreeMap<String, pb::TaskType>> {
     let mut types = BTreeMap::new();
     for file in fs::read_dir(folder())? {
         let path = file?.path();

@@ -114,8 +114,8 @@ impl Types {
             self.claims.retain(|_, claim| claim.until > now);
             self.look_at = 2 * self.claims.len();
         }
-        let standing = self.claims.get(&unique).filter(|standing| standing.until > now);
-        if standing.is_none_or(|standing| standing.sequence == 0) {
+        // Whoever has it has it in the same period: that is part of the name.
+        if self.claims.get(&unique).is_none_or(|standing| standing.sequence == 0) {
             self.claims.insert(unique, claim);
         }
     }
@@ -244,9 +244,8 @@ impl Planner {
         let (place, holder) = (TaskKey::new(&tenant, unique), TaskKey::new(&tenant, &id));
         let now = self.log_clock;
         match self.types.claims.get(&place) {
-            Some(claim) if claim.holder != holder && claim.until > now => {
-                Err(claim.name.to_string())
-            }
+            // Not by the time: nats-server's clock may have been ahead when another task came.
+            Some(claim) if claim.holder != holder => Err(claim.name.to_string()),
             _ => {
                 let claim = Claim { holder, name: id.as_str().into(), sequence: 0, until };
                 self.types.unsaid.insert(holder, place);
