@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use common::{
     error::ApiError,
     id::{TaskId, Tenant},
+    limits, pb,
     time::{Clock as _, Timestamp},
 };
 use jetmill_sdk::Client;
@@ -36,6 +37,25 @@ impl Session {
         let bus = bus::connect(&options(global)).await?;
         let tenant = global.tenant.clone().unwrap_or_default();
         Ok(Self { ui, tenant, client: Client::new(bus) })
+    }
+
+    /// All documents of a kind, or those of a name: page after page.
+    pub(crate) async fn policies(
+        &self,
+        kind: pb::DocumentKind,
+        name: &str,
+    ) -> Result<Vec<pb::Document>, ApiError> {
+        let mut request =
+            pb::PoliciesRequest { kind: kind.into(), name: name.to_owned(), ..Default::default() };
+        let mut documents = Vec::new();
+        loop {
+            let page = self.client.policies(&request).await?;
+            documents.extend(page.documents);
+            if page.next_page_token.is_empty() || documents.len() > limits::DOCUMENTS_MAX {
+                return Ok(documents);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// Takes an id from the command line.

@@ -165,8 +165,8 @@ fn document(name: &DocumentName, body: Body) -> pb::Document {
 }
 
 async fn list(session: &Session) -> anyhow::Result<Exit> {
-    let request = pb::PoliciesRequest { kind: pb::DocumentKind::Limit.into(), name: String::new() };
-    let response = session.client.policies(&request).await?;
+    let documents = session.policies(pb::DocumentKind::Limit, "").await?;
+    let response = pb::PoliciesResponse { documents, ..pb::PoliciesResponse::default() };
     session.ui.answer(&response, text)?;
     Ok(Exit::Done)
 }

@@ -95,6 +95,9 @@ pub(crate) struct RunArgs {
     wait: bool,
 }
 
+/// How often a type is read that somebody changes at the same time.
+const TURN_TRIES: usize = 5;
+
 /// Runs one of the commands about task types.
 pub(crate) async fn run(session: &Session, command: Command) -> anyhow::Result<Exit> {
     match command {
@@ -126,9 +129,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> anyhow::Result<E
 
 /// The documents of one type, or of all.
 async fn known(session: &Session, name: &str) -> anyhow::Result<Vec<pb::Document>> {
-    let kind = pb::DocumentKind::TaskType.into();
-    let request = pb::PoliciesRequest { kind, name: name.to_owned() };
-    Ok(session.client.policies(&request).await?.documents)
+    Ok(session.policies(pb::DocumentKind::TaskType, name).await?)
 }
 
 /// A type that must be there, with its version.
@@ -141,21 +142,40 @@ async fn one(session: &Session, name: &str) -> anyhow::Result<(u64, pb::TaskType
     Err(error.hint("`jetmill types ls` shows the types there are").into())
 }
 
-async fn turn(
+/// What else a type says may be changed at the same time: then it is read again.
+async fn turn(session: &Session, args: ChangeArgs, enabled: bool) -> anyhow::Result<Exit> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let documents = turned(session, &args.names, enabled).await?;
+        match apply(session, documents, args.dry_run).await {
+            Err(error) if tries < TURN_TRIES && is_conflict(&error) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_conflict(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ApiError>().is_some_and(|error| error.code == ErrorCode::Conflict)
+}
+
+/// The types as they are, enabled or disabled.
+async fn turned(
     session: &Session,
-    ChangeArgs { names, dry_run }: ChangeArgs,
+    names: &[String],
     enabled: bool,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<Vec<pb::Document>> {
     let mut documents = Vec::new();
     for name in names {
-        let (_, task_type) = one(session, &name).await?;
+        let (version, task_type) = one(session, name).await?;
         let before = task_type.enabled.unwrap_or(true);
         // What says nothing is enabled: that is no change.
         let enabled = if before == enabled { task_type.enabled } else { Some(enabled) };
-        let body = Body::TaskType(pb::TaskType { enabled, ..task_type });
-        documents.push(pb::Document { name, body: Some(body), ..pb::Document::default() });
+        let body = Some(Body::TaskType(pb::TaskType { enabled, ..task_type }));
+        let name = name.clone();
+        documents.push(pb::Document { name, version, body, ..pb::Document::default() });
     }
-    apply(session, documents, dry_run).await
+    Ok(documents)
 }
 
 /// Applies documents, a request's worth at a time, and tells what became of each.
@@ -176,7 +196,12 @@ async fn apply(
             room = room.saturating_sub(document.encoded_len());
             request.documents.push(document);
         }
-        let response = session.client.apply_policies(&request).await?;
+        let response = session.client.apply_policies(&request).await.map_err(|error| {
+            let before = all.changes.len();
+            // The requests before this one hold.
+            let message = format!("{}; {before} documents were applied before", error.message);
+            if before > 0 && !dry_run { ApiError { message, ..error } } else { error }
+        })?;
         all.changes.extend(response.changes);
         all.sequence = response.sequence.max(all.sequence);
     }

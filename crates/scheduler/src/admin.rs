@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bus::{Publisher, endpoint::Endpoints, streams};
 use common::{
-    error::{ApiError, ErrorCode},
+    error::{ApiError, ErrorCode, Violation},
     event::Pause,
     id::{QueueName, TaskId, TaskKey, Tenant},
     limits, pb,
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) use self::obey::Asking;
 use crate::{
     lease::Lease,
-    orders::Change,
+    orders::{self, Change},
     payload,
     plan::Tombstone,
     policies,
@@ -77,6 +77,11 @@ pub(crate) enum Command {
     Policies {
         request: pb::PoliciesRequest,
         reply: oneshot::Sender<pb::PoliciesResponse>,
+    },
+    /// What keeps each of these from being a task of its type.
+    Check {
+        specs: Vec<TaskSpec>,
+        reply: oneshot::Sender<Vec<Vec<Violation>>>,
     },
     Schedules {
         request: pb::SchedulesRequest,
@@ -170,6 +175,7 @@ fn endpoints(door: &Arc<Door>) -> Endpoints {
     let endpoints = on!(endpoints, "resume", resume);
     let endpoints = on!(endpoints, "why", why);
     let endpoints = on!(endpoints, "queues", queues);
+    let endpoints = on!(endpoints, "check", check);
     let endpoints = on!(endpoints, "apply_policies", apply_policies);
     let endpoints = on!(endpoints, "policies", policies);
     schedules::endpoints(endpoints, door)
@@ -271,16 +277,7 @@ impl Door {
             Ok(spec) => spec.into_pb(),
             Err(error) => return refused(format!("its submission cannot be read: {error:#}")),
         };
-        let again = TaskSpec::parse(pb::TaskSpec {
-            task_id: String::new(),
-            idempotency_key: String::new(),
-            notify: String::new(),
-            run_at: None,
-            delay: None,
-            retry_of: id.to_string(),
-            ..spec
-        });
-        let spec = match again {
+        let spec = match orders::again(id, spec) {
             Ok(spec) => spec,
             Err(violations) => return refused(ApiError::invalid(violations).to_string()),
         };
@@ -333,6 +330,22 @@ impl Door {
             Command::ApplyPolicies { documents, actor, dry_run, reply }
         })
         .await
+    }
+
+    /// Says of each submission whether it fits its type, as the types are now. Nothing is submitted.
+    async fn check(&self, request: pb::SubmitRequest) -> Result<pb::CheckResponse, ApiError> {
+        let (given, max) = (request.tasks.len(), limits::SUBMIT_TASKS_MAX);
+        if given > max {
+            return Err(ApiError::invalid_field("tasks", format!("must be at most {max}")));
+        }
+        let specs = request.tasks.into_iter().map(TaskSpec::parse);
+        let specs = specs.collect::<Result<_, _>>().map_err(ApiError::invalid)?;
+        let found = self.ask(|reply| Command::Check { specs, reply }).await?;
+        let checks = found.into_iter().map(|violations| {
+            let error = (!violations.is_empty()).then(|| ApiError::invalid(violations).into());
+            pb::Check { error }
+        });
+        Ok(pb::CheckResponse { checks: checks.collect() })
     }
 
     async fn policies(

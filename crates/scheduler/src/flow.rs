@@ -24,14 +24,14 @@ use common::policy::limit::Limit;
 use slab::Slab;
 
 pub use self::{
-    arrivals::{Arrival, Refusal},
+    arrivals::{Arrival, ORDER_BITS, Refusal},
     bucket::Hold,
     change::Stand,
     show::{Held, State},
 };
 use self::{
     bucket::{Bucket, STEP},
-    lane::{At, Lane, Rank},
+    lane::{At, Item, Lane, Rank},
 };
 use crate::plan::Ticket;
 
@@ -45,7 +45,7 @@ pub struct Named {
     pub name: Box<str>,
     /// What it says.
     pub limit: Limit,
-    /// Which message of the log set it.
+    /// Which message of the log set this version: older tasks are not judged by it.
     pub since: u64,
 }
 
@@ -56,6 +56,8 @@ pub struct Next {
     pub ticket: Ticket,
     /// The priority under which it waits.
     pub priority: u8,
+    /// Since when it is ready, in microseconds.
+    pub since: i64,
     lane: u32,
 }
 
@@ -81,6 +83,8 @@ pub struct Flow {
     promotions: BTreeSet<(i64, u32)>,
     /// Buckets with arrivals to be judged.
     fresh: BTreeSet<u32>,
+    /// By bucket: tasks that wait after an attempt, for the first judgement of a leader.
+    back: HashMap<u32, u64>,
     /// For each limit the last start of something whose key was not known: it may have been any.
     hidden: Vec<i64>,
     /// Tickets and arrivals that came since it was looked for those that have moved on.
@@ -95,22 +99,37 @@ impl Flow {
     /// A queue with these limits and no tasks.
     pub fn new(limits: Vec<Named>) -> Self {
         let mut flow = Self::default();
-        flow.set(limits);
+        flow.set(limits, i64::MIN);
         flow
     }
 
     /// Takes other numbers for the same limits: their names and keys must be as before.
-    pub fn set(&mut self, limits: Vec<Named>) {
+    pub fn set(&mut self, limits: Vec<Named>, now: i64) {
         self.fair = limits.iter().position(|named| named.limit.fair.is_some());
         let ageing = limits.iter().filter_map(|named| named.limit.ageing).min();
         self.ageing = ageing.map(|ageing| ageing.as_micros() as i64);
-        self.limits = limits;
+        let old = std::mem::replace(&mut self.limits, limits);
+        self.renew_rates(&old, now);
         self.hidden.resize(self.limits.len(), i64::MIN);
         if self.gates.is_empty() {
             let gates =
                 self.limits.iter().enumerate().filter(|(_, named)| named.limit.key.is_none());
             let gates = gates.map(|(place, _)| place).collect::<Vec<_>>();
             self.gates = gates.into_iter().map(|place| self.bucket_of(place, "")).collect();
+        }
+    }
+
+    /// Where a rate is another one than it was in these limits, no key waits by the one before: the
+    /// next start could be a day away.
+    pub fn renew_rates(&mut self, old: &[Named], now: i64) {
+        for (_, bucket) in &mut self.buckets {
+            let Some(named) = self.limits.get(bucket.limit) else { continue };
+            let before = old.iter().find(|old| old.name == named.name);
+            if let Some(rate) = named.limit.rate
+                && before.is_some_and(|before| before.limit.rate != Some(rate))
+            {
+                bucket.new_rate(rate, now);
+            }
         }
     }
 
@@ -156,8 +175,8 @@ impl Flow {
                 self.unpark_beside(rank.lane, now);
                 continue;
             }
-            let (ticket, priority) = (head.item.ticket, head.priority);
-            return Some(Next { ticket, priority, lane: rank.lane });
+            let (priority, Item { ticket, since }) = (head.priority, head.item);
+            return Some(Next { ticket, priority, since, lane: rank.lane });
         }
         None
     }

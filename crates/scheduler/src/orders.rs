@@ -1,6 +1,13 @@
 //! **Pure.** What somebody asks for about one task, and the fact that it comes to.
 
-use common::{event::Kind, id::TaskKey, lifecycle::state_word, pb};
+use common::{
+    error::Violation,
+    event::Kind,
+    id::{TaskId, TaskKey},
+    lifecycle::state_word,
+    pb,
+    task::TaskSpec,
+};
 
 use crate::plan::{Entry, Found, Place, Planner, Ticket, Tombstone};
 
@@ -99,5 +106,53 @@ fn cancel(ticket: Ticket, entry: &Entry, reason: &str) -> Step {
             result: "cancel_requested",
             then: Then::Stop(ticket),
         },
+    }
+}
+
+/// The submission that does a finished task again. It is no run of its schedule: no tick waits for it
+/// or finds it open, and it does not wait for the runs that were open when its tick came.
+pub fn again(id: &TaskId, spec: pb::TaskSpec) -> Result<TaskSpec, Vec<Violation>> {
+    let mut depends_on = spec.depends_on;
+    if spec.schedule.is_some_and(|of| of.tick.is_some()) {
+        depends_on.retain(|dependency| dependency.on() != pb::dependency::On::End);
+    }
+    TaskSpec::parse(pb::TaskSpec {
+        task_id: String::new(),
+        idempotency_key: String::new(),
+        notify: String::new(),
+        run_at: None,
+        delay: None,
+        retry_of: id.to_string(),
+        depends_on,
+        schedule: None,
+        ..spec
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{policy::schedule::Schedule, time::Timestamp};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_run_of_a_schedule_is_done_again_as_a_task_of_its_own() {
+        let body = json!({
+            "every": "60s",
+            "overlap": "queue",
+            "task": {
+                "executor": {"worker": {"handler": "h"}},
+                "depends_on": [{"task_id": "import"}]
+            }
+        });
+        let schedule = Schedule::parse(&serde_json::from_value(body).unwrap()).unwrap();
+        let open = ["sched.s.1", "asked-for"].map(|id| TaskId::parse(id).unwrap());
+        let run = schedule.run("s", Timestamp::from_unix(60, 0), &open).unwrap();
+        let id = run.id().unwrap();
+        let again = again(&id, run.into_pb()).unwrap().into_pb();
+        assert_eq!((again.schedule, again.retry_of), (None, id.to_string()));
+        let waits = again.depends_on.iter().map(|edge| edge.task_id.as_str());
+        assert_eq!(waits.collect::<Vec<_>>(), ["import"]);
     }
 }

@@ -171,7 +171,6 @@ struct Holder {
 struct Rare {
     queue_timeout: Option<Duration>,
     ready_since: Option<Timestamp>,
-    cancel_asked: bool,
 }
 
 /// How long the attempts of one task type take: a window of the last durations.
@@ -215,6 +214,9 @@ pub struct Planner {
     /// Who began the attempt of a running task.
     holders: HashMap<u32, Holder>,
     timers: BinaryHeap<Reverse<(Timestamp, Ticket, Alarm)>>,
+    /// How many timers there were when those of no use were looked for, and how many may be kept by
+    /// the number of tasks.
+    timers_looked: (usize, usize),
     decisions: VecDeque<(Ticket, Decision)>,
     workers: Workers,
     paused: Option<Pause>,

@@ -8,8 +8,11 @@ use common::{
     error::{ApiError, ErrorCode, Violation},
     limits,
     pb::{self, document::Body},
-    policy::{Body as Says, Document, Id, Kind, Policies, task_type as of_type},
+    policy::{
+        Body as Says, Document, Id, Kind, Policies, schedule::Schedule, task_type as of_type,
+    },
 };
+use prost::Message as _;
 
 pub use self::asked::Asked;
 
@@ -27,7 +30,7 @@ pub fn parse(documents: Vec<pb::Document>) -> Result<Vec<Document>, ApiError> {
     let (mut parsed, mut violations) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     for (place, document) in documents.into_iter().enumerate() {
-        let mut request = pb::Document { version: 0, sequence: 0, as_of: 0, ..document };
+        let mut request = pb::Document { sequence: 0, as_of: 0, ..document };
         let of_type = task_type(&mut request);
         match Document::try_from(request) {
             Ok(_) if !of_type.is_empty() => violations.extend(at(place, of_type)),
@@ -74,7 +77,7 @@ pub fn changes(known: &Policies, documents: Vec<Document>) -> Result<Vec<Change>
     let schedules = schedules(known, &documents)?;
     let documents = documents.into_iter().chain(schedules);
     let changes = documents.map(|document| change(known, document));
-    let changes = changes.collect::<Vec<_>>();
+    let changes = changes.collect::<Result<Vec<_>, _>>()?;
     let new = changes.iter().filter(|change| change.answer.result == "created").count();
     if known.of(None).count() + new > limits::DOCUMENTS_MAX {
         let max = limits::DOCUMENTS_MAX;
@@ -87,7 +90,7 @@ pub fn changes(known: &Policies, documents: Vec<Document>) -> Result<Vec<Change>
 /// What the types of a request ask of schedules: each has one of its own name, or none.
 fn schedules(known: &Policies, documents: &[Document]) -> Result<Vec<Document>, ApiError> {
     let mut more = Vec::new();
-    for document in documents {
+    for (place, document) in documents.iter().enumerate() {
         let asked = match &document.body {
             Says::TaskType(body) => of_type::schedule(body),
             Says::Removed(Kind::TaskType) => None,
@@ -108,7 +111,9 @@ fn schedules(known: &Policies, documents: &[Document]) -> Result<Vec<Document>, 
             (None, _, None) => continue,
             (None, _, Some(_)) => Says::Removed(Kind::Schedule),
             (Some(asked), _, Some(own)) => {
-                Says::Schedule(Box::new(of_type::schedule_anew(asked, own)))
+                let body = of_type::schedule_anew(asked, own);
+                fits_what_is_set(place, document, &body)?;
+                Says::Schedule(Box::new(body))
             }
             (Some(asked), None, None) => Says::Schedule(Box::new(asked)),
             (Some(_), Some(_), None) => {
@@ -124,9 +129,58 @@ fn schedules(known: &Policies, documents: &[Document]) -> Result<Vec<Document>, 
     Ok(more)
 }
 
-fn change(known: &Policies, document: Document) -> Change {
+/// What was set on the schedule of a type stays, and may not go with what the type asks for now.
+fn fits_what_is_set(place: usize, of: &Document, body: &pb::Schedule) -> Result<(), ApiError> {
+    let Err(violations) = Schedule::parse(body) else { return Ok(()) };
+    let name = of.name.as_str();
+    let set = |Violation { field, problem }| Violation {
+        field: format!("documents[{place}].task_type.schedule"),
+        problem: format!("does not go with what is set on schedule {name}: {field} {problem}"),
+    };
+    let error = ApiError::invalid(violations.into_iter().map(set).collect());
+    Err(error.hint(format!("set schedule {name} anew first: `jetmill schedule ls` shows it")))
+}
+
+/// A page of the documents that a request asks for.
+pub fn page(known: &Policies, request: &pb::PoliciesRequest) -> pb::PoliciesResponse {
+    let place = |document: &Document| {
+        (pb::DocumentKind::from(document.body.kind()) as i32, document.name.to_string())
+    };
+    let after = request.page_token.split_once('.').map(|(kind, name)| {
+        let kind = kind.parse::<i32>().unwrap_or_default();
+        (kind, name.to_owned())
+    });
+    let fits = |document: &&Document| {
+        let kind = pb::DocumentKind::from(document.body.kind());
+        [kind, pb::DocumentKind::Unspecified].contains(&request.kind())
+            && (request.name.is_empty() || request.name == document.name.as_str())
+            && after.as_ref().is_none_or(|after| place(document) > *after)
+    };
+    let mut response = pb::PoliciesResponse::default();
+    let mut bytes = 0;
+    let mut last = None;
+    for document in known.of(None).map(|known| &known.document).filter(fits) {
+        if let Some((kind, name)) = last.filter(|_| bytes > limits::ANSWER_BYTES_MAX) {
+            response.next_page_token = format!("{kind}.{name}");
+            break;
+        }
+        let one = pb::Document::from(document);
+        bytes += one.encoded_len();
+        response.documents.push(one);
+        last = Some(place(document));
+    }
+    response
+}
+
+fn change(known: &Policies, document: Document) -> Result<Change, ApiError> {
     let id = document.id();
     let before = known.get(&id).map(|known| &known.document);
+    let version = before.map_or(0, |known| known.version);
+    if document.version != 0 && document.version != version {
+        let (what, name, asked) = (id.0.word(), &id.1, document.version);
+        let message = format!("{what} {name} has version {version} by now, not {asked}");
+        return Err(ApiError::new(ErrorCode::Conflict, message).hint("read it, and ask again"));
+    }
     let result = match (before, document.is_removed()) {
         (None, true) => "absent",
         (Some(_), true) => "removed",
@@ -135,9 +189,8 @@ fn change(known: &Policies, document: Document) -> Change {
         (Some(_), false) => "changed",
     };
     let changes = !matches!(result, "absent" | "unchanged");
-    let version =
-        if changes { known.next_version(&id) } else { before.map_or(0, |known| known.version) };
-    Change {
+    let version = if changes { known.next_version(&id) } else { version };
+    Ok(Change {
         answer: pb::PolicyChange {
             kind: pb::DocumentKind::from(id.0).into(),
             name: id.1.to_string(),
@@ -145,11 +198,12 @@ fn change(known: &Policies, document: Document) -> Change {
             version,
         },
         document: changes.then_some(Document { version, ..document }),
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use common::id::DocumentName;
     use serde_json::json;
 
     use super::*;
@@ -158,7 +212,6 @@ mod tests {
         let body = pb::Limit { queue: queue.into(), concurrency: Some(1), ..pb::Limit::default() };
         pb::Document {
             name: name.into(),
-            version: 9,
             body: Some(pb::document::Body::Limit(body)),
             ..pb::Document::default()
         }
@@ -192,6 +245,54 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_is_longer_than_an_answer_has_pages() {
+        let mut known = Policies::default();
+        let description = "x".repeat(10_000);
+        for n in 0..120 {
+            let executor = json!({"shell": {"argv": ["true"]}});
+            let body = json!({"executor": executor, "input_schema": {"description": description}});
+            let body = Some(Body::TaskType(serde_json::from_value(body).unwrap()));
+            let name = format!("t{n}");
+            apply(&mut known, &[pb::Document { name, body, ..pb::Document::default() }]);
+        }
+        apply(&mut known, &[limit("t5", "q")]);
+        let mut names = std::collections::BTreeSet::new();
+        let (mut pages, mut request) = (0, pb::PoliciesRequest::default());
+        loop {
+            let response = page(&known, &request);
+            assert!(response.encoded_len() < 600 * 1024);
+            pages += 1;
+            for document in response.documents {
+                let is_limit = matches!(document.body, Some(Body::Limit(_)));
+                assert!(names.insert((is_limit, document.name)), "each once");
+            }
+            if response.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = response.next_page_token;
+        }
+        assert_eq!((names.len(), pages), (121, 3));
+        let request = pb::PoliciesRequest { name: "t5".into(), ..pb::PoliciesRequest::default() };
+        assert_eq!(page(&known, &request).documents.len(), 2);
+    }
+
+    #[test]
+    fn who_names_a_version_changes_no_other() {
+        let mut known = Policies::default();
+        apply(&mut known, &[limit("a", "q")]);
+        apply(&mut known, &[limit("a", "r")]);
+        let of = |version| parse(vec![pb::Document { version, ..limit("a", "s") }]).unwrap();
+        let error = changes(&known, of(1)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Conflict);
+        assert!(error.message.contains("limit a has version 2 by now, not 1"), "{error}");
+        assert_eq!(changes(&known, of(2)).unwrap()[0].answer.version, 3);
+        assert_eq!(changes(&known, of(0)).unwrap()[0].answer.version, 3);
+        let gone = pb::Document { version: 1, ..limit("b", "q") };
+        let gone = changes(&known, parse(vec![gone]).unwrap()).unwrap_err();
+        assert_eq!(gone.code, ErrorCode::Conflict, "it is not there any more");
+    }
+
+    #[test]
     fn a_type_brings_its_schedule_and_takes_it_away() {
         let mut known = Policies::default();
         let document = |change: &str, value: serde_json::Value| {
@@ -209,6 +310,26 @@ mod tests {
         let applied = apply(&mut known, std::slice::from_ref(&none));
         assert_eq!(applied, [result("changed", 2), result("removed", 2)]);
         assert_eq!(apply(&mut known, &[none]), [result("unchanged", 2)]);
+    }
+
+    #[test]
+    fn what_is_set_on_the_schedule_of_a_type_must_go_with_what_the_type_asks_for() {
+        let mut known = Policies::default();
+        let of_type = |schedule: &str| {
+            let body = json!({"executor": {"shell": {"argv": ["true"]}}, "schedule": schedule});
+            let body = Body::TaskType(serde_json::from_value(body).unwrap());
+            pb::Document { name: "a".into(), body: Some(body), ..pb::Document::default() }
+        };
+        apply(&mut known, &[of_type("every 1h")]);
+        let id = (Kind::Schedule, DocumentName::parse("a").unwrap());
+        let Says::Schedule(own) = known.get(&id).unwrap().document.body.clone() else { panic!() };
+        let jitter = Some(std::time::Duration::from_secs(600).into());
+        let set = Body::Schedule(pb::Schedule { jitter, ..*own });
+        apply(&mut known, &[pb::Document { body: Some(set), ..of_type("") }]);
+        assert!(changes(&known, parse(vec![of_type("every 2h")]).unwrap()).is_ok());
+        let documents = parse(vec![limit("l", "q"), of_type("every 5m")]).unwrap();
+        let error = changes(&known, documents).unwrap_err().to_string();
+        assert!(error.contains("documents[1].task_type.schedule") && error.contains("jitter"));
     }
 
     #[test]

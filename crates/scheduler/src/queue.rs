@@ -29,6 +29,11 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// Its open tasks, without those that other systems run.
+    pub fn tasks(&self) -> u64 {
+        self.queued + self.waiting + u64::from(self.outstanding)
+    }
+
     /// Puts a ready task at the end of its priority.
     pub fn push(&mut self, priority: u8, ticket: Ticket) {
         self.lane(priority).push_back(ticket);

@@ -1,6 +1,6 @@
 //! Limits that are set while work runs, and what `why` says of them.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use jetmill_sdk::{TaskId, pb};
 use serde_json::{Value, json};
 use testkit::eventually;
@@ -87,9 +87,10 @@ async fn of_a_burst_the_newest_runs_and_the_others_say_why_not() -> anyhow::Resu
     }
     let newest = ids.pop().expect("four were submitted");
     for id in &ids {
-        let task = rig.ends(id, pb::TaskState::Skipped).await?;
-        let error = task.error.map(|error| error.message).unwrap_or_default();
-        ensure!(error.is_empty() || error.contains("limit calm"), "{error}");
+        rig.ends(id, pb::TaskState::Skipped).await?;
+        let last = rig.history(id).await?.pop().and_then(|entry| entry.event?.kind);
+        let Some(pb::event::Kind::Skipped(body)) = &last else { bail!("{last:?}") };
+        ensure!(body.reason.contains("by limit calm"), "{body:?}");
     }
     rig.completes(&newest).await?;
     let seen = eventually("one of the burst to run", SOON, async || {

@@ -140,6 +140,12 @@ impl Schedule {
         self.pause == Some(Pause::Open)
     }
 
+    /// The type that says how its runs are run.
+    pub fn type_of_runs(&self) -> Option<&str> {
+        let task = Some(&self.task).filter(|task| task.executor.is_none());
+        task.map(|task| task.task_type.as_str()).filter(|name| !name.is_empty())
+    }
+
     /// Until when it is paused, if that ends by itself.
     pub fn paused_until(&self) -> Option<Timestamp> {
         match self.pause? {

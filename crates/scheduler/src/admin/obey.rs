@@ -66,7 +66,10 @@ impl Lead {
                 self.apply_policies(documents, &actor, dry_run, reply).await;
             }
             Command::Policies { request, reply } => {
-                let _ = reply.send(self.policies(&request));
+                let _ = reply.send(policies::page(self.planner.policies(), &request));
+            }
+            Command::Check { specs, reply } => {
+                let _ = reply.send(specs.iter().map(|spec| self.planner.misfits(spec)).collect());
             }
             Command::Schedules { request, reply } => {
                 let _ = reply.send(self.schedules(&request));
@@ -212,24 +215,21 @@ impl Lead {
 
     /// The log has said a document.
     pub(crate) fn document_folded(&mut self, document: &Document) {
+        if let Some(asking) = &mut self.asked {
+            asking.asked.folded(document);
+        }
+    }
+
+    /// Answers who asked for a change of policy, once what was published for it was folded.
+    pub(crate) fn answer_asked(&mut self) {
         let Some(asking) = &mut self.asked else { return };
-        asking.asked.folded(document);
+        if asking.asked.outcome().is_none() && self.cursor.sequence >= asking.answer.sequence {
+            asking.asked.read();
+        }
         if let Some(outcome) = asking.asked.outcome()
             && let Some(Asking { answer, reply, .. }) = self.asked.take()
         {
             let _ = reply.send(outcome.map(|()| answer));
-        }
-    }
-
-    fn policies(&self, request: &pb::PoliciesRequest) -> pb::PoliciesResponse {
-        let fits = |document: &Document| {
-            let kind = pb::DocumentKind::from(document.body.kind());
-            [kind, pb::DocumentKind::Unspecified].contains(&request.kind())
-                && (request.name.is_empty() || request.name == document.name.as_str())
-        };
-        let known = self.planner.policies().of(None).map(|known| &known.document);
-        pb::PoliciesResponse {
-            documents: known.filter(|d| fits(d)).map(pb::Document::from).collect(),
         }
     }
 

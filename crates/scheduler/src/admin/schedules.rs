@@ -9,7 +9,7 @@ use common::{
     policy::{
         Body, Document, Kind,
         schedule::{Schedule, before},
-        task_type::DISABLED,
+        task_type,
     },
     time::Timestamp,
 };
@@ -19,11 +19,7 @@ use super::{
     Command, Door, Reply,
     pauses::{check_reason, end},
 };
-use crate::{
-    lead::Lead,
-    plan::Planner,
-    schedule::{Known, pattern},
-};
+use crate::{lead::Lead, plan::Planner, schedule::pattern};
 
 /// Ticks of each schedule in a list, at most.
 const NEXT_IN_LIST_MAX: usize = 100;
@@ -80,7 +76,7 @@ impl Door {
         let after = request.after.map_or(now, Timestamp::from);
         Ok(pb::NextFiresResponse {
             fires: fires(&schedule, &request.name, after, count as usize),
-            paused: schedule.is_paused(),
+            paused: schedule.is_paused() || self.rests(&schedule).await?,
             paused_until: schedule.paused_until().filter(|end| *end > now).map(Into::into),
         })
     }
@@ -137,16 +133,36 @@ impl Door {
 
     /// The schedule of this name.
     async fn schedule(&self, name: &str) -> Result<Schedule, ApiError> {
-        let request =
-            pb::PoliciesRequest { kind: pb::DocumentKind::Schedule.into(), name: name.to_owned() };
-        let found =
-            if name.is_empty() { Vec::new() } else { self.policies(request).await?.documents };
-        match found.into_iter().next().and_then(|document| document.body) {
+        match self.document(pb::DocumentKind::Schedule, name).await? {
             Some(pb::document::Body::Schedule(body)) => {
                 Schedule::parse(&body).map_err(ApiError::invalid)
             }
             _ => Err(no_schedule(name)),
         }
+    }
+
+    /// Whether it has no runs since their type is disabled.
+    async fn rests(&self, schedule: &Schedule) -> Result<bool, ApiError> {
+        let Some(name) = schedule.type_of_runs() else { return Ok(false) };
+        let of = self.document(pb::DocumentKind::TaskType, name).await?;
+        Ok(matches!(of, Some(pb::document::Body::TaskType(of)) if of.enabled == Some(false)))
+    }
+
+    async fn document(
+        &self,
+        kind: pb::DocumentKind,
+        name: &str,
+    ) -> Result<Option<pb::document::Body>, ApiError> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let request = pb::PoliciesRequest {
+            kind: kind.into(),
+            name: name.to_owned(),
+            page_token: String::new(),
+        };
+        let found = self.policies(request).await?.documents.into_iter().next();
+        Ok(found.and_then(|document| document.body))
     }
 }
 
@@ -176,9 +192,8 @@ impl Lead {
                 response.next_page_token = last.unwrap_or_default();
                 break;
             }
-            let known = self.planner.schedules().get(document.name.as_str());
             let count = (request.next as usize).min(NEXT_IN_LIST_MAX);
-            let one = state(document, known, now, count);
+            let one = state(&self.planner, document, now, count);
             bytes += one.encoded_len();
             response.schedules.push(one);
         }
@@ -195,10 +210,11 @@ impl Lead {
             let _ = reply.send(Err(no_schedule(&request.pattern)));
             return;
         }
+        let planner = &self.planner;
         let change = |mut document: Document| {
             // One that rests with its type is woken by that alone.
             if let Body::Schedule(body) = &mut document.body
-                && !(body.paused && body.pause_reason == DISABLED)
+                && (request.paused || !rests_with_its_type(planner, body, document.name.as_str()))
                 && (body.paused, body.paused_until) != (request.paused, request.until)
             {
                 (body.paused, body.paused_until) = (request.paused, request.until);
@@ -218,18 +234,34 @@ fn documents<'a>(planner: &'a Planner, names: &'a str) -> impl Iterator<Item = &
     all.filter(move |document| pattern::fits(names, document.name.as_str()))
 }
 
+/// Whether it is paused since the type is disabled that brought it: it goes on when that is enabled.
+fn rests_with_its_type(planner: &Planner, body: &pb::Schedule, name: &str) -> bool {
+    body.pause_reason == task_type::DISABLED
+        && task_type::is_own(body, name)
+        && Schedule::parse(body).is_ok_and(|schedule| planner.schedules().rests(&schedule))
+}
+
 fn state(
+    planner: &Planner,
     document: &Document,
-    known: Option<&Known>,
     now: Timestamp,
     count: usize,
 ) -> pb::ScheduleState {
+    let name = document.name.as_str();
+    let known = planner.schedules().get(name);
+    let schedule = known.and_then(|known| known.schedule.as_ref());
+    let rests = schedule.is_some_and(|schedule| planner.schedules().rests(schedule));
     let body = match &document.body {
+        // Nobody paused it, but it has no runs as if somebody had.
+        Body::Schedule(body) if rests && !body.paused => Some(pb::Schedule {
+            paused: true,
+            pause_reason: task_type::DISABLED.into(),
+            ..(**body).clone()
+        }),
         Body::Schedule(body) => Some(body.as_ref().clone()),
         Body::Limit(_) | Body::TaskType(_) | Body::Removed(_) => None,
     };
-    let name = document.name.as_str();
-    let schedule = known.and_then(|known| known.schedule.as_ref()).filter(|s| !s.is_paused());
+    let schedule = schedule.filter(|schedule| !rests && !schedule.is_paused());
     let next = schedule.map(|schedule| fires(schedule, name, now, count)).unwrap_or_default();
     pb::ScheduleState {
         name: name.to_owned(),

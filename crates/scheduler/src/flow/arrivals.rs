@@ -3,7 +3,7 @@
 //!
 //! It is said by who leads, about what waits then: one that follows does not know what is out.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use common::policy::limit::{Debounce, Limit, Singleton};
 
@@ -23,6 +23,27 @@ pub enum Refusal {
     TooMany,
 }
 
+/// What is refused at one time.
+#[derive(Debug, Default)]
+pub(super) struct Refused(HashMap<Ticket, Refusal>);
+
+impl Refused {
+    fn add(&mut self, ticket: Ticket, refusal: Refusal) {
+        self.0.entry(ticket).or_insert(refusal);
+    }
+
+    pub(super) fn has(&self, ticket: Ticket) -> bool {
+        self.0.contains_key(&ticket)
+    }
+
+    /// The same facts give the same order.
+    pub(super) fn sorted(self) -> Vec<(Ticket, Refusal)> {
+        let mut refused = self.0.into_iter().collect::<Vec<_>>();
+        refused.sort_unstable_by_key(|(ticket, _)| *ticket);
+        refused
+    }
+}
+
 /// A task that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
@@ -35,6 +56,17 @@ pub struct Arrival {
     /// It came just now; otherwise it was judged by an earlier leader and comes back from what was
     /// stored.
     pub is_new: bool,
+}
+
+/// An order is the number of a message in the log, and which of its items.
+pub const ORDER_BITS: u32 = 20;
+
+impl Arrival {
+    /// Nobody judged it before, and it came after this version of the limit, which the message `since`
+    /// set: whoever leads, the same tasks are exempt.
+    fn may_be_refused(&self, since: u64) -> bool {
+        self.is_new && self.order >> ORDER_BITS >= since
+    }
 }
 
 /// The newest tasks of one key.
@@ -59,7 +91,15 @@ impl Arrivals {
         self.held_until
     }
 
-    pub(super) fn push(&mut self, arrival: Arrival) {
+    /// A task came; one that follows knows here already when the burst began: of what was replaced in
+    /// between nothing is left when it judges.
+    pub(super) fn push(&mut self, arrival: Arrival, waits: impl Fn(Ticket) -> bool) {
+        let last = self.new.back().or(self.kept.as_ref());
+        let goes_on = last.is_some_and(|last| waits(last.ticket));
+        let is_known = !arrival.is_new && self.first > i64::MIN;
+        if !goes_on && !is_known {
+            self.first = arrival.at;
+        }
         self.new.push_back(arrival);
     }
 
@@ -88,27 +128,32 @@ impl Arrivals {
     /// Refuses the newest where more than may wait do; `waiting` tasks of the key wait in all.
     pub(super) fn cap(
         &mut self,
-        limit: &Limit,
+        (limit, since): (&Limit, u64),
         mut waiting: u64,
-        waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
-        refused: &mut Vec<(Ticket, Refusal)>,
+        waits: impl Fn(Ticket, &Refused) -> bool,
+        refused: &mut Refused,
     ) {
-        while limit.depth.is_some_and(|depth| waiting > depth)
-            && let Some(arrival) = self.new.pop_back_if(|arrival| arrival.is_new)
-        {
+        let Some(depth) = limit.depth else { return };
+        // What another limit refused does not wait any more.
+        let gone = self.new.iter().filter(|arrival| refused.has(arrival.ticket)).count();
+        waiting = waiting.saturating_sub(gone as u64);
+        for arrival in self.new.iter().rev().filter(|arrival| arrival.may_be_refused(since)) {
+            if waiting <= depth {
+                return;
+            }
             if waits(arrival.ticket, refused) {
-                refused.push((arrival.ticket, Refusal::TooMany));
+                refused.add(arrival.ticket, Refusal::TooMany);
                 waiting -= 1;
             }
         }
     }
 
-    /// Judges what is new.
+    /// Judges what is new, by the limit that was set with that message of the log.
     pub(super) fn judge(
         &mut self,
-        limit: &Limit,
-        waits: impl Fn(Ticket, &[(Ticket, Refusal)]) -> bool,
-        refused: &mut Vec<(Ticket, Refusal)>,
+        (limit, since): (&Limit, u64),
+        waits: impl Fn(Ticket, &Refused) -> bool,
+        refused: &mut Refused,
     ) {
         while let Some(arrival) = self.new.pop_front() {
             if !waits(arrival.ticket, refused) {
@@ -118,9 +163,12 @@ impl Arrivals {
                 |kept: &Arrival| kept.ticket != arrival.ticket && waits(kept.ticket, refused);
             let kept = self.kept.filter(stands);
             if let Some(debounce) = limit.debounce {
-                self.calm(arrival, kept, debounce, refused);
-            } else if limit.singleton == Some(Singleton::Waiting) && kept.is_some() {
-                refused.push((arrival.ticket, Refusal::Duplicate));
+                self.calm(arrival, kept, (debounce, since), refused);
+            } else if limit.singleton == Some(Singleton::Waiting)
+                && kept.is_some()
+                && arrival.may_be_refused(since)
+            {
+                refused.add(arrival.ticket, Refusal::Duplicate);
             } else {
                 self.kept = Some(arrival);
             }
@@ -132,20 +180,24 @@ impl Arrivals {
         &mut self,
         arrival: Arrival,
         kept: Option<Arrival>,
-        debounce: Debounce,
-        refused: &mut Vec<(Ticket, Refusal)>,
+        (debounce, since): (Debounce, u64),
+        refused: &mut Refused,
     ) {
-        let is_known = !arrival.is_new && self.first > i64::MIN;
         match kept {
             Some(kept) if kept.order > arrival.order => {
-                refused.push((arrival.ticket, Refusal::Superseded));
+                if arrival.may_be_refused(since) {
+                    refused.add(arrival.ticket, Refusal::Superseded);
+                }
                 return;
             }
-            Some(kept) => refused.push((kept.ticket, Refusal::Superseded)),
-            None if is_known => {}
-            None => self.first = arrival.at,
+            // Of two that were judged before, both may run.
+            Some(kept) if arrival.is_new && kept.order >> ORDER_BITS >= since => {
+                refused.add(kept.ticket, Refusal::Superseded);
+            }
+            Some(_) | None => {}
         }
-        if !is_known {
+        // What comes back from what was stored is waited for as before.
+        if arrival.is_new || self.held_until == i64::MIN {
             let quiet = arrival.at.saturating_add(debounce.quiet.as_micros() as i64);
             let longest = self.first.saturating_add(debounce.longest.as_micros() as i64);
             self.held_until = quiet.min(longest);

@@ -108,6 +108,11 @@ impl Bucket {
         }
     }
 
+    /// Another rate holds from now on: all of its burst may be used up, and no more.
+    pub(super) fn new_rate(&mut self, rate: Rate, now: i64) {
+        self.next = self.next.min(used_up(rate, now));
+    }
+
     /// A key that had nothing to do begins where the others are: idle time is not saved up.
     pub(super) fn wake(&mut self, now: u64) {
         self.pass = self.pass.max(now);

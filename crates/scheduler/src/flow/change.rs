@@ -4,7 +4,7 @@ use crate::plan::Ticket;
 
 use super::{
     Flow, UNKNOWN,
-    arrivals::{Arrival, Arrivals, Refusal},
+    arrivals::{Arrival, Arrivals, Refusal, Refused},
     bucket::Bucket,
     lane::{At, Item, Lane},
 };
@@ -116,10 +116,17 @@ impl Flow {
         self.came(lane, now);
     }
 
-    /// A task of the lane is first again: its release did not happen.
-    pub fn push_front(&mut self, lane: u32, priority: u8, ticket: Ticket, now: i64) {
+    /// A task of the lane is first again: its release did not happen. It has been ready since then,
+    /// so that it stands among the other lanes where it stood.
+    pub fn push_front(
+        &mut self,
+        lane: u32,
+        (priority, ticket): (u8, Ticket),
+        since: i64,
+        now: i64,
+    ) {
         if let Some(lane) = self.lanes.get_mut(lane as usize) {
-            lane.push_front(priority, Item { ticket, since: now });
+            lane.push_front(priority, Item { ticket, since });
         }
         self.came(lane, now);
     }
@@ -138,7 +145,13 @@ impl Flow {
     }
 
     /// A task of the lane came, for the limits that judge arrivals: for all, or for one by its name.
-    pub fn arrived(&mut self, lane: u32, arrival: Arrival, only: Option<&str>) {
+    pub fn arrived(
+        &mut self,
+        lane: u32,
+        arrival: Arrival,
+        only: Option<&str>,
+        waits: impl Fn(Ticket) -> bool,
+    ) {
         self.came += 1;
         let Some(lane) = self.lanes.get(lane as usize) else { return };
         for id in &lane.buckets {
@@ -148,7 +161,8 @@ impl Flow {
             });
             // Those whose key is not known were there before the limit.
             if judges && !bucket.is_unknown() {
-                bucket.arrivals.get_or_insert_with(|| Box::new(Arrivals::new())).push(arrival);
+                let arrivals = bucket.arrivals.get_or_insert_with(|| Box::new(Arrivals::new()));
+                arrivals.push(arrival, &waits);
                 self.fresh.insert(*id);
             }
         }
@@ -158,24 +172,34 @@ impl Flow {
     /// replaces no other.
     pub fn judge(&mut self, waits: impl Fn(Ticket) -> bool) -> Vec<(Ticket, Refusal)> {
         let fresh = std::mem::take(&mut self.fresh);
-        let mut refused = Vec::new();
+        let back = std::mem::take(&mut self.back);
+        let mut refused = Refused::default();
         for is_cap in [true, false] {
             for id in &fresh {
                 let Some(bucket) = self.buckets.get_mut(*id as usize) else { continue };
                 let Some(named) = self.limits.get(bucket.limit) else { continue };
-                let waiting = bucket.ready + bucket.waiting;
+                let back = back.get(id).copied().unwrap_or(0);
+                let waiting = (bucket.ready + bucket.waiting).saturating_sub(back);
                 let Some(arrivals) = &mut bucket.arrivals else { continue };
-                let stands = |t: Ticket, refused: &[(Ticket, Refusal)]| {
-                    waits(t) && !refused.iter().any(|(other, _)| *other == t)
-                };
+                let limit = (&named.limit, named.since);
+                let stands = |t: Ticket, refused: &Refused| waits(t) && !refused.has(t);
                 if is_cap {
-                    arrivals.cap(&named.limit, waiting, stands, &mut refused);
+                    arrivals.cap(limit, waiting, stands, &mut refused);
                 } else {
-                    arrivals.judge(&named.limit, stands, &mut refused);
+                    arrivals.judge(limit, stands, &mut refused);
                 }
             }
         }
-        refused
+        refused.sorted()
+    }
+
+    /// A task of the lane waits after an attempt. Who takes over has not judged anything: at its first
+    /// judgement it is not counted, or tasks that came before it and were accepted would be refused.
+    pub fn came_back(&mut self, lane: u32) {
+        let Some(lane) = self.lanes.get(lane as usize) else { return };
+        for bucket in &lane.buckets {
+            *self.back.entry(*bucket).or_default() += 1;
+        }
     }
 
     /// The arrivals that each limit knows of, by its name.

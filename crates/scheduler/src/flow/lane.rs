@@ -89,6 +89,7 @@ impl Lane {
     /// Puts a task back to where it was taken from.
     pub(super) fn push_front(&mut self, priority: u8, mut item: Item) {
         let queue = self.queue(priority);
+        // It keeps its age; the next one of its lane may have been ready for as long.
         item.since = queue.front().map_or(item.since, |first| item.since.min(first.since - 1));
         queue.push_front(item);
     }

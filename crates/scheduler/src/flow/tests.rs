@@ -9,7 +9,7 @@ fn named(name: &str, change: impl FnOnce(&mut pb::Limit)) -> Named {
     let mut limit = pb::Limit { queue: "q".into(), ..pb::Limit::default() };
     change(&mut limit);
     let limit = Limit::parse(&limit).expect("a limit");
-    Named { name: name.into(), limit, since: 1 }
+    Named { name: name.into(), limit, since: 0 }
 }
 
 fn ticket(slot: u32) -> Ticket {
@@ -163,7 +163,9 @@ fn of_a_burst_the_newest_runs_once_when_it_is_quiet_or_has_lasted() {
         let at = i64::from(n) * SECOND;
         lanes.push(ready(&mut flow, &["a"], n, at));
         let arrival = Arrival { ticket: ticket(n), at, order: u64::from(n), is_new: true };
-        flow.arrived(lanes[n as usize], arrival, None);
+        let gone = refused.clone();
+        let waits = |ticket: Ticket| !gone.contains(&ticket.slot);
+        flow.arrived(lanes[n as usize], arrival, None, waits);
         let gone = refused.clone();
         for (t, why) in flow.judge(|ticket| !gone.contains(&ticket.slot)) {
             assert_eq!(why, Refusal::Superseded);
@@ -203,10 +205,9 @@ fn only_one_of_a_key_waits_and_only_so_many_in_all() {
     for n in 0..6 {
         lanes.push(ready(&mut flow, &[keys[n as usize]], n, 0));
         let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
-        flow.arrived(lanes[n as usize], arrival, None);
+        flow.arrived(lanes[n as usize], arrival, None, |_| true);
     }
-    let mut refused = flow.judge(|_| true);
-    refused.sort_unstable_by_key(|(ticket, _)| *ticket);
+    let refused = flow.judge(|_| true);
     let expected = [
         (ticket(1), Refusal::Duplicate),
         (ticket(3), Refusal::TooMany),
@@ -214,6 +215,49 @@ fn only_one_of_a_key_waits_and_only_so_many_in_all() {
         (ticket(5), Refusal::TooMany),
     ];
     assert_eq!(refused, expected);
+}
+
+#[test]
+fn what_one_limit_refuses_does_not_count_for_another() {
+    let mut flow = Flow::new(vec![
+        named("all", |l| l.depth = Some(10)),
+        named("each", |l| {
+            l.key = "input.k".into();
+            l.depth = Some(5);
+        }),
+    ]);
+    let mut come = |keys: &[&str], first: u32| {
+        for (n, key) in (first..).zip(keys) {
+            let lane = ready(&mut flow, &[*key], n, 0);
+            let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
+            flow.arrived(lane, arrival, None, |_| true);
+        }
+        flow.judge(|_| true)
+    };
+    assert_eq!(come(&["k", "k", "k", "k", "u", "u", "u", "u", "u"], 0), []);
+    // The queue has room for one, the key as well.
+    let refused = come(&["k", "k", "k", "k"], 9);
+    let expected = [10, 11, 12].map(|n| (ticket(n), Refusal::TooMany));
+    assert_eq!(refused, expected);
+}
+
+/// What came while nobody led is judged at once.
+#[test]
+fn a_flood_is_judged_in_one_pass() {
+    let mut flow = Flow::new(vec![named("calm", |l| {
+        l.key = "input.k".into();
+        let quiet = Some(Duration::from_secs(2).into());
+        l.debounce = Some(pb::LimitDebounce { quiet, ..pb::LimitDebounce::default() });
+    })]);
+    let lane = lane(&mut flow, &["a"]);
+    let flood = 200_000;
+    for n in 0..flood {
+        let arrival = Arrival { ticket: ticket(n), at: 0, order: u64::from(n), is_new: true };
+        flow.arrived(lane, arrival, None, |_| true);
+    }
+    let refused = flow.judge(|_| true);
+    assert_eq!(refused.len(), flood as usize - 1);
+    assert_eq!(refused.last(), Some(&(ticket(flood - 2), Refusal::Superseded)));
 }
 
 #[test]
@@ -227,13 +271,37 @@ fn other_numbers_hold_at_once() {
     let mut flow = Flow::new(limit(1));
     let lanes = (0..5).map(|n| ready(&mut flow, &["a"], n, 0)).collect::<Vec<_>>();
     assert_eq!(drain(&mut flow, &lanes, 0, 9), [0]);
-    flow.set(limit(3));
+    flow.set(limit(3), 0);
     flow.look_again(0);
     assert_eq!(drain(&mut flow, &lanes, 0, 9), [1, 2]);
-    flow.set(limit(1));
+    flow.set(limit(1), 0);
     flow.look_again(0);
     flow.leave(lanes[0], Stand::Out, 0);
     assert!(drain(&mut flow, &lanes, 0, 9).is_empty(), "two are out, of one");
+}
+
+#[test]
+fn another_rate_holds_at_once() {
+    let limit = |count, per| {
+        vec![named("slow", |l| {
+            l.key = "input.k".into();
+            let per = Some(Duration::from_secs(per).into());
+            l.rate = Some(pb::LimitRate { count, per, ..pb::LimitRate::default() });
+        })]
+    };
+    let day = 24 * 3_600;
+    let mut flow = Flow::new(limit(1, day));
+    let lanes = (0..3).map(|n| ready(&mut flow, &["a"], n, 0)).collect::<Vec<_>>();
+    assert_eq!(drain(&mut flow, &lanes, SECOND, 9), [0]);
+    assert!(drain(&mut flow, &lanes, 2 * SECOND, 9).is_empty(), "the next is a day away");
+    flow.set(limit(2, 1), 2 * SECOND);
+    flow.look_again(2 * SECOND);
+    assert!(drain(&mut flow, &lanes, 2 * SECOND, 9).is_empty(), "never faster than the new one");
+    assert_eq!(drain(&mut flow, &lanes, 3 * SECOND - SECOND / 2, 9), [1]);
+    // A slower one counts from what was used.
+    flow.set(limit(1, day), 3 * SECOND);
+    flow.look_again(3 * SECOND);
+    assert_eq!(drain(&mut flow, &lanes, 3 * SECOND, 9), [2]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::{
-    error::{ApiError, ErrorCode},
+    error::ApiError,
     event::{Event, Policy, PolicyEvent},
     id::{TaskId, Tenant},
     policy::schedule::Advanced,
@@ -14,7 +14,7 @@ use common::{
 use super::Lead;
 use crate::{
     orders::Change,
-    schedule::{Order, fire::Why},
+    schedule::{Order, fire},
     verdict::ACTOR,
 };
 
@@ -52,7 +52,8 @@ impl Lead {
         self.advance(advanced).await;
     }
 
-    /// Creates the runs. Returns the ticks that can have none.
+    /// Creates the runs. Returns the ticks of which the log would not tell otherwise that they are
+    /// decided.
     async fn create(&mut self, firings: Vec<Firing>, specs: Vec<TaskSpec>) -> Vec<Advanced> {
         let (mut ready, mut asked) = (Vec::with_capacity(specs.len()), Vec::new());
         for (firing, spec) in firings.into_iter().zip(specs) {
@@ -64,24 +65,22 @@ impl Lead {
                 Err(error) => self.again(&firing.name, &error),
             }
         }
-        let answers = bus::submit(&self.ctx.bus, &self.publisher, asked).await;
+        let answers = bus::create(&self.ctx.bus, &self.publisher, asked).await;
         let mut taken = Vec::new();
         for (Firing { name, tick, .. }, answer) in ready.into_iter().zip(answers) {
+            let last = self.planner.schedules().get(&name).and_then(|known| known.last);
+            let told = fire::taken(&name, (tick, last), &answer);
             match answer {
                 Ok(run) => {
-                    tracing::info!(schedule = %name, %tick, task.id = run.task_id, "a tick has its run");
+                    let existing = run.existing;
+                    tracing::info!(schedule = %name, %tick, task.id = run.task_id, existing, "a tick has its run");
                 }
-                Err(error) if error.code == ErrorCode::Conflict => {
+                Err(error) if told.is_some() => {
                     tracing::warn!(schedule = %name, %tick, %error, "a tick can have no run");
-                    taken.push(Advanced {
-                        name: name.into(),
-                        through: tick,
-                        last: None,
-                        why: Why::Taken.word().to_owned(),
-                    });
                 }
                 Err(error) => self.again(&name, &error),
             }
+            taken.extend(told);
         }
         taken
     }

@@ -127,12 +127,6 @@ impl Lead {
     /// Appends tasks and documents again.
     async fn carry(&mut self, pass: Pass) -> anyhow::Result<()> {
         let mut events = Vec::with_capacity(pass.open.len() + pass.over.len());
-        for ticket in pass.open {
-            events.extend(self.carried(ticket).await?);
-        }
-        for key in pass.over {
-            events.extend(self.carried_over(key).await?);
-        }
         for id in pass.documents {
             let policy = self.planner.carry_document(&id, self.cursor.sequence);
             let event = |policy| Event::Policy(PolicyEvent { actor: ACTOR.into(), policy });
@@ -141,6 +135,12 @@ impl Lead {
         for advanced in pass.schedules {
             let policy = Policy::ScheduleAdvanced(advanced);
             events.push(Event::Policy(PolicyEvent { actor: ACTOR.into(), policy }));
+        }
+        for ticket in pass.open {
+            events.extend(self.carried(ticket).await?);
+        }
+        for key in pass.over {
+            events.extend(self.carried_over(key).await?);
         }
         let sequence = self.publisher.publish_all(events).await?;
         if let Some(round) = &mut self.trimmer.round {

@@ -42,14 +42,19 @@ impl Planner {
         self.clock = self.clock.max(now);
         self.was_deaf(now_ms);
         self.schedules.lead(self.clock);
+        self.takes_over();
         self.decisions.clear();
         let mut timed = self.rare.keys().copied().collect::<Vec<_>>();
         timed.sort_unstable();
         for ticket in timed.into_iter().filter_map(|slot| self.ticket(slot)).collect::<Vec<_>>() {
+            let is_ready = self.entry(ticket).is_some_and(|entry| entry.place == Place::Ready);
             if let Some(rare) = self.rare.get_mut(&ticket.slot) {
                 rare.ready_since = None;
             }
-            self.wait_for_queue(ticket);
+            // The others get theirs when they are ready.
+            if is_ready {
+                self.wait_for_queue(ticket);
+            }
         }
         for (ticket, entry) in self.entries.iter() {
             if let Some(decision) = entry.deciding {
@@ -127,11 +132,27 @@ impl Planner {
             *self.queue_mut(id) = queue;
         }
         self.compact_flows();
-        if self.timers.len() > 2 * self.entries.len() + STALE_TIMERS_MAX {
-            let mut timers = std::mem::take(&mut self.timers);
-            timers.retain(|Reverse((_, ticket, _))| self.entries.is_open(*ticket));
-            self.timers = timers;
+        self.compact_timers();
+    }
+
+    fn compact_timers(&mut self) {
+        let enough = 2 * self.entries.len() + STALE_TIMERS_MAX;
+        // All that were found last may still be of use. Looking costs as much as there are.
+        let (found, was_enough) = self.timers_looked;
+        let worth_it = self.timers.len() > 2 * found || enough < was_enough / 2;
+        if self.timers.len() <= enough || !worth_it {
+            return;
         }
+        let mut timers = std::mem::take(&mut self.timers).into_vec();
+        timers.retain(|Reverse((_, ticket, _))| self.entries.is_open(*ticket));
+        if timers.len() > enough {
+            // Of those of one task that ring for the same reason the first is enough: when it rings
+            // too early it is set anew.
+            timers.sort_unstable_by_key(|Reverse((at, ticket, alarm))| (*ticket, *alarm, *at));
+            timers.dedup_by_key(|Reverse((_, ticket, alarm))| (*ticket, *alarm));
+        }
+        self.timers_looked = (timers.len(), enough);
+        self.timers = timers.into();
     }
 
     /// When the next delay, timeout or pause ends, or the next tick of a schedule comes.
@@ -250,6 +271,7 @@ impl Planner {
         if !matches!(entry.place, Place::Released(_)) {
             return;
         }
+        let since = self.was_ready_since(ticket);
         self.place(ticket, Place::Waiting);
         if entry.deciding.is_some()
             || entry.state.cancel_requested
@@ -258,13 +280,15 @@ impl Planner {
             return;
         }
         self.entries.update(ticket, |entry| entry.place = Place::Ready);
-        let is_lined_up = self.line_up_first(ticket, entry.queue, entry.priority);
+        let is_lined_up = self.line_up_first(ticket, (entry.queue, entry.priority), since);
         let queue = self.queue_mut(entry.queue);
         queue.waiting = queue.waiting.saturating_sub(1);
         queue.queued += 1;
         if !is_lined_up {
             queue.push_front(entry.priority, ticket);
         }
+        // While it was out a limit may have got a time for what is ready.
+        self.wait_for_queue(ticket);
     }
 
     /// The attempts that are released with these tickets. While a release is under way a task may move

@@ -186,10 +186,12 @@ impl Entries {
         self.open(ticket).is_some_and(|packed| packed.stands == Stands::Released)
     }
 
-    /// Whether the task is open, not out, and nothing is being decided about it.
+    /// Whether the task waits for its first attempt, and nothing is being decided about it. One that
+    /// comes back from an attempt is not judged again, and nothing is judged by it.
     pub(super) fn waits(&self, ticket: Ticket) -> bool {
         self.open(ticket).is_some_and(|packed| {
             matches!(packed.stands, Stands::Waiting | Stands::Ready)
+                && packed.ended == 0
                 && packed.deciding.is_none()
                 && packed.flags & CANCEL_REQUESTED == 0
         })

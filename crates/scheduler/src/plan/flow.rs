@@ -5,6 +5,7 @@
 //! folded. Those of tasks that were there before the limit are read later, by
 //! [`Planner::unkeyed`] and [`Planner::keyed`]; until then these wait, so that no limit is exceeded.
 
+mod judge;
 mod kept;
 mod keys;
 mod show;
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use common::{id::QueueName, limits, policy::limit::Limit, task::TaskSpec, time::Timestamp};
 
 use super::{Decision, Entry, Place, Planner, Ticket, entries::Entries};
-use crate::flow::{Arrival, Flow, Named, Next, Stand, UNKNOWN};
+use crate::flow::{Flow, Named, Next, Stand, UNKNOWN};
 
 /// Every limit, and what the queues that have some do with them.
 #[derive(Debug, Default)]
@@ -24,8 +25,12 @@ pub(super) struct Control {
     flows: HashMap<u32, Flow>,
     /// The lanes of tasks in these queues, by slot.
     lanes: HashMap<u32, u32>,
+    /// Since when those were ready that were taken off their lanes and are out.
+    taken: HashMap<u32, i64>,
     /// What is put into its lane now was ready before.
     restoring: bool,
+    /// This process leads, and has judged nothing yet.
+    takes_over: bool,
 }
 
 /// The next task of a queue.
@@ -92,7 +97,7 @@ impl Planner {
         let now = self.clock.micros();
         match self.control.flows.remove(&id) {
             Some(mut flow) if same_shape(flow.limits(), &here) => {
-                flow.set(here);
+                flow.set(here, now);
                 flow.look_again(now);
                 self.control.flows.insert(id, flow);
             }
@@ -108,11 +113,17 @@ impl Planner {
         for state in old.iter().flat_map(|old| old.states(std::iter::empty())) {
             flow.restore(&state, now);
         }
+        flow.renew_rates(old.as_ref().map_or(&[], Flow::limits), now);
         let is_limited = !flow.limits().is_empty();
-        let here = self.entries.iter().filter(|(_, entry)| entry.queue == id);
-        for (ticket, entry) in here {
+        // Looking costs as much as there are open tasks, for each document: mostly there are none here.
+        let has_tasks = self.queue_mut(id).tasks() > 0;
+        let open = has_tasks.then(|| self.entries.iter()).into_iter().flatten();
+        for (ticket, entry) in open.filter(|(_, entry)| entry.queue == id) {
             let Some(stand) = stand(entry.place) else { continue };
             let lane = self.control.lanes.remove(&ticket.slot);
+            if !is_limited {
+                self.control.taken.remove(&ticket.slot);
+            }
             if is_limited && !is_refused(&entry) {
                 let keys = keys_before(&flow, old.as_ref().zip(lane));
                 self.control.lanes.insert(ticket.slot, flow.enter(&keys, stand));
@@ -133,11 +144,12 @@ impl Planner {
                 self.queue_mut(id).push(priority, ticket);
             }
         }
+        let entries = &self.entries;
         for (limit, arrival) in arrivals {
             if let Some(lane) = self.control.lanes.get(&arrival.ticket.slot)
                 && let Some(flow) = self.control.flows.get_mut(&id)
             {
-                flow.arrived(*lane, arrival, Some(&limit));
+                flow.arrived(*lane, arrival, Some(&limit), |ticket| entries.waits(ticket));
             }
         }
     }
@@ -189,19 +201,6 @@ impl Planner {
         Some(keys.map(|key| key.of(spec).unwrap_or_default()).collect())
     }
 
-    /// A task came, at that time: its limits may have something to say.
-    pub(super) fn arrived(&mut self, ticket: Ticket, at: Timestamp, is_new: bool) {
-        let Some(entry) = self.entry(ticket) else { return };
-        let carried = self.carried.get(&ticket.slot);
-        let (sequence, index) = carried.map_or((entry.sequence, entry.index), |c| c.created);
-        let order = sequence << 20 | u64::from(index);
-        if let Some(lane) = self.control.lanes.get(&ticket.slot)
-            && let Some(flow) = self.control.flows.get_mut(&entry.queue)
-        {
-            flow.arrived(*lane, Arrival { ticket, at: at.micros(), order, is_new }, None);
-        }
-    }
-
     /// A task moves; says whether it stands in its lane now.
     pub(super) fn moved_in_flow(
         &mut self,
@@ -223,26 +222,40 @@ impl Planner {
         };
         match (stand(from), stand(to)) {
             (Some(from), Some(to)) => {
+                if from == Stand::Out {
+                    self.control.taken.remove(&ticket.slot);
+                }
                 flow.moved(lane, from, to, now);
                 to == Stand::Ready && self.line_up(ticket, queue, priority, None)
             }
             (Some(from), None) => {
                 flow.leave(lane, from, now);
                 self.control.lanes.remove(&ticket.slot);
+                self.control.taken.remove(&ticket.slot);
                 false
             }
             (None, _) => false,
         }
     }
 
+    /// Since when a task was ready before it was taken off its lane.
+    pub(super) fn was_ready_since(&self, ticket: Ticket) -> i64 {
+        self.control.taken.get(&ticket.slot).copied().unwrap_or_else(|| self.since(ticket))
+    }
+
     /// A release did not happen: the task goes back to where it was taken from.
-    pub(super) fn line_up_first(&mut self, ticket: Ticket, queue: u32, priority: u8) -> bool {
+    pub(super) fn line_up_first(
+        &mut self,
+        ticket: Ticket,
+        (queue, priority): (u32, u8),
+        since: i64,
+    ) -> bool {
         let now = self.clock.micros();
         let lane = self.control.lanes.get(&ticket.slot);
         let flow = self.control.flows.get_mut(&queue);
         let Some((flow, lane)) = flow.zip(lane) else { return false };
         flow.moved(*lane, Stand::Waiting, Stand::Ready, now);
-        flow.push_front(*lane, priority, ticket, now);
+        flow.push_front(*lane, (priority, ticket), since, now);
         true
     }
 
@@ -279,6 +292,7 @@ impl Planner {
             && let Some(flow) = self.control.flows.get_mut(&id)
         {
             flow.take(next, self.clock.micros());
+            self.control.taken.insert(next.ticket.slot, next.since);
         }
         self.place(candidate.ticket(), Place::Released(now_ms));
     }
@@ -287,35 +301,6 @@ impl Planner {
     pub(super) fn pass_over(&mut self, id: u32, candidate: Candidate) {
         if let Candidate::Plain(priority, ticket) = candidate {
             self.queue_mut(id).push_front(priority, ticket);
-        }
-    }
-
-    /// Time passes for the limits, and who leads judges what arrived.
-    pub(super) fn tick_flows(&mut self) {
-        let now = self.clock.micros();
-        let mut refused = Vec::new();
-        for flow in self.control.flows.values_mut() {
-            flow.tick(now);
-            let entries: &Entries = &self.entries;
-            refused.extend(flow.judge(|ticket| entries.waits(ticket)));
-        }
-        // The same facts give the same decisions in the same order.
-        refused.sort_unstable_by_key(|(ticket, _)| *ticket);
-        for (ticket, refusal) in refused {
-            self.leave_flow(ticket);
-            self.decide(ticket, Decision::Refused(refusal));
-        }
-    }
-
-    /// The task will never start: it does not count any more.
-    fn leave_flow(&mut self, ticket: Ticket) {
-        let Some(entry) = self.entry(ticket) else { return };
-        let now = self.clock.micros();
-        if let Some(lane) = self.control.lanes.remove(&ticket.slot)
-            && let Some(flow) = self.control.flows.get_mut(&entry.queue)
-            && let Some(stand) = stand(entry.place)
-        {
-            flow.leave(lane, stand, now);
         }
     }
 

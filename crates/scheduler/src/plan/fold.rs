@@ -280,8 +280,6 @@ impl Planner {
 
     /// A request to end a task that is out is asked for again until nobody holds it.
     pub(super) fn cancel_requested(&mut self, ticket: Ticket) {
-        let rare = self.rare.entry(ticket.slot).or_default();
-        rare.cancel_asked = true;
         let check = self.clock.after(common::limits::HEARTBEAT_EVERY * 2);
         self.alarm(check, ticket, Alarm::Cancel);
         // Who follows does not know that it was out: nobody gives it out again.
@@ -291,11 +289,14 @@ impl Planner {
     }
 
     fn set_state(&mut self, ticket: Ticket, state: State) {
-        self.entries.update(ticket, |entry| {
-            if entry.state != state {
-                (entry.state, entry.deciding) = (state, None);
-            }
-        });
+        let Some(before) = self.entry(ticket).filter(|entry| entry.state != state) else { return };
+        self.entries.update(ticket, |entry| (entry.state, entry.deciding) = (state, None));
+        // Its timer has rung. Another leader gave it out before that was said, so it rings again.
+        match before.deciding {
+            Some(Decision::TotalTimeout) => self.alarm(self.clock, ticket, Alarm::Total),
+            Some(Decision::DependencyMissing) => self.alarm(self.clock, ticket, Alarm::Dependency),
+            Some(_) | None => {}
+        }
     }
 
     fn set_alone(&mut self, ticket: Ticket) {
@@ -331,7 +332,7 @@ impl Planner {
         self.graph.forget(ticket);
         self.holders.remove(&ticket.slot);
         self.rare.remove(&ticket.slot);
-        self.types.forget(ticket.slot);
+        self.types.forget(ticket.slot, entry.key);
         let Entry { key, sequence, index, .. } = entry;
         let phase = entry.state.phase;
         let created = self.carried.remove(&ticket.slot).map_or((sequence, index), |c| c.created);

@@ -11,7 +11,7 @@ use prost::Message as _;
 use serde_json::json;
 
 use super::*;
-use crate::schedule::{Known, Order};
+use crate::schedule::{Known, Order, fire};
 
 /// A planner that leads, and its log: each event and when the log took it.
 struct World {
@@ -101,6 +101,13 @@ impl World {
     fn cut(&mut self, floor: u64) {
         let as_of = self.log.len() as u64;
         let pass = self.planner.begin_cut(floor);
+        for id in pass.documents {
+            let policy = self.planner.carry_document(&id, as_of).unwrap();
+            self.say(policy);
+        }
+        for advanced in pass.schedules {
+            self.say(Policy::ScheduleAdvanced(advanced));
+        }
         for ticket in pass.open {
             let entry = self.planner.entry(ticket).unwrap();
             let Event::Task(lies) = &self.log[entry.sequence as usize - 1].1 else { panic!() };
@@ -114,13 +121,6 @@ impl World {
             let kind = Kind::Carried(Box::new(carried));
             let id = spec.id().unwrap();
             self.push(Event::Task(TaskEvent::new(Tenant::default(), id, "test", kind)));
-        }
-        for id in pass.documents {
-            let policy = self.planner.carry_document(&id, as_of).unwrap();
-            self.say(policy);
-        }
-        for advanced in pass.schedules {
-            self.say(Policy::ScheduleAdvanced(advanced));
         }
         let left = self.planner.look_again(floor);
         assert!(left.is_done(), "{left:?}");
@@ -219,6 +219,77 @@ fn whoever_begins_goes_on_where_the_leader_was() {
     }
     world.check();
     assert!(world.planner.schedules().get("waits").is_none());
+}
+
+/// The leader's wall is ahead of the log's clock, and in between the schedule is removed and set.
+#[test]
+fn a_tick_whose_run_was_there_before_its_schedule_is_decided() {
+    let mut world = World::new();
+    world.set("s", Some(every(60, &json!({}))));
+    assert_eq!(world.after(60), 1);
+    world.now = world.now.after(Duration::from_secs(1));
+    world.planner.log_clock = noon();
+    world.now = noon();
+    world.set("s", None);
+    world.set("s", Some(every(60, &json!({ "overlap": "allow" }))));
+    let tick = noon().after(Duration::from_secs(60));
+    let orders = world.planner.schedule_orders(9);
+    assert!(matches!(orders.as_slice(), [Order::Create { .. }]), "{orders:?}");
+    assert_eq!(world.planner.next_alarm(), None, "until the log tells of it");
+    let answer = Ok(pb::Submission { existing: true, ..pb::Submission::default() });
+    let advanced = fire::taken("s", (tick, None), &answer).expect("it is said");
+    world.say(Policy::ScheduleAdvanced(advanced));
+    let next = tick.after(Duration::from_secs(60));
+    assert_eq!(world.planner.next_alarm(), Some(next));
+    let created = Ok(pb::Submission::default());
+    assert_eq!(fire::taken("s", (tick, None), &created), None, "the run says it");
+}
+
+#[test]
+fn a_schedule_has_no_runs_while_their_type_is_disabled() {
+    let mut world = World::new();
+    let name = DocumentName::parse("report").unwrap();
+    let mut version = 0;
+    let mut turn = |world: &mut World, enabled: bool| {
+        version += 1;
+        let of = json!({
+            "name": "report", "executor": {"shell": {"argv": ["true"]}}, "enabled": enabled
+        });
+        let body = Body::TaskType(Box::new(serde_json::from_value(of).unwrap()));
+        let document = Document { name: name.clone(), version, carried: None, body };
+        world.say(Policy::Document(Box::new(document)));
+    };
+    turn(&mut world, false);
+    let typed = json!({"every": "60s", "task": {"task_type": "report"}, "overlap": "allow"});
+    world.set("typed", Some(typed));
+    let own = json!({"executor": {"shell": {"argv": ["true"]}}, "task_type": "report"});
+    let own = json!({"every": "60s", "task": own, "overlap": "allow"});
+    world.set("own", Some(own));
+    assert_eq!(world.after(60), 1, "that with an executor of its own");
+    assert_eq!(world.after(60), 1);
+    world.cut(3);
+    world.check();
+    turn(&mut world, true);
+    assert_eq!(world.after(0), 0, "what was passed over is not caught up");
+    assert_eq!(world.after(60), 2);
+    world.check();
+}
+
+#[test]
+fn a_cut_between_two_versions_of_a_schedule_loses_no_tick() {
+    let mut world = World::new();
+    world.set("s", Some(every(60, &json!({}))));
+    world.after(60);
+    // Nobody decides for a while; then the policy changes, and the ticks do not.
+    world.now = world.now.after(Duration::from_secs(90));
+    world.set("s", Some(every(60, &json!({ "overlap": "allow" }))));
+    world.cut(3);
+    world.check();
+    assert_eq!(world.after(0), 1, "the tick before the change");
+    world.check();
+    // Its task comes after the change, and is of before it: the cut says where that leaves it.
+    world.cut(3);
+    world.check();
 }
 
 #[test]

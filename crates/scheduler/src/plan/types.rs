@@ -87,13 +87,21 @@ pub(super) struct Types {
     by_hand: HashSet<u32>,
     claims: HashMap<TaskKey, Claim>,
     look_at: usize,
+    /// By task: the place that it was given and that is not in the log yet.
+    unsaid: HashMap<TaskKey, TaskKey>,
 }
 
 impl Types {
-    /// The task of this slot is over.
-    pub(super) fn forget(&mut self, slot: u32) {
+    /// The task of this slot is over. A place that it was to get and never got is free again.
+    pub(super) fn forget(&mut self, slot: u32, key: TaskKey) {
         self.resolving.remove(&slot);
         self.by_hand.remove(&slot);
+        if !self.unsaid.is_empty()
+            && let Some(place) = self.unsaid.remove(&key)
+            && self.claims.get(&place).is_some_and(|c| c.sequence == 0 && c.holder == key)
+        {
+            self.claims.remove(&place);
+        }
     }
 
     /// The log was cut: who begins at the floor does not know what was claimed before it.
@@ -106,8 +114,8 @@ impl Types {
             self.claims.retain(|_, claim| claim.until > now);
             self.look_at = 2 * self.claims.len();
         }
-        let standing = self.claims.get(&unique).filter(|standing| standing.until > now);
-        if standing.is_none_or(|standing| standing.sequence == 0) {
+        // Whoever has it has it in the same period: that is part of the name.
+        if self.claims.get(&unique).is_none_or(|standing| standing.sequence == 0) {
             self.claims.insert(unique, claim);
         }
     }
@@ -123,45 +131,61 @@ impl Planner {
         }
     }
 
-    /// The documents are there that were stored or carried.
+    /// The documents are there that were stored or carried; what they hold is settled after that.
     pub(super) fn documents_known(&mut self) {
         let of_types = self.policies.of(Some(Kind::TaskType));
         let documents = of_types.map(|known| known.document.clone()).collect::<Vec<_>>();
         for Document { name, version, body, .. } in documents {
-            self.document_changed(&body, version, name.as_str());
+            if let Body::TaskType(body) = body {
+                self.learn_type(name.as_str(), version, Some(*body));
+            }
         }
     }
 
     /// A type was applied, or removed.
     fn set_type(&mut self, name: &str, version: u64, task_type: Option<pb::TaskType>) {
         let kind = self.kind_id(name);
+        if self.learn_type(name, version, task_type) {
+            self.hold_or_let_go(kind);
+        }
+    }
+
+    /// Whether what it holds is to be looked at anew.
+    fn learn_type(&mut self, name: &str, version: u64, task_type: Option<pb::TaskType>) -> bool {
+        let kind = self.kind_id(name);
         let own = self.kinds.contains_key(name);
         let enabled = task_type.as_ref().is_none_or(|of| of.enabled.unwrap_or(true));
+        self.schedules.turned(name, !enabled);
         match task_type {
             Some(of) => self.types.known.insert(name.into(), Known::new(version, of)),
             None => self.types.known.remove(name),
         };
         // Types beyond those that are told apart share a kind, and hold nothing.
-        let changed = if enabled {
+        if enabled {
             self.types.disabled.remove(&kind)
         } else {
             own && self.types.disabled.insert(kind)
-        };
-        if changed {
-            self.hold_or_let_go(kind);
         }
     }
 
     fn hold_or_let_go(&mut self, kind: u16) {
         let tickets = self.entries.iter().filter(|(_, entry)| entry.kind == kind);
-        let tickets = tickets.map(|(ticket, _)| ticket).collect::<Vec<_>>();
-        for ticket in tickets {
+        let age = |(ticket, entry): (Ticket, Entry)| {
+            let carried = self.carried.get(&ticket.slot);
+            (carried.map_or((entry.sequence, entry.index), |of| of.created), ticket)
+        };
+        let mut tickets = tickets.map(age).collect::<Vec<_>>();
+        // They go in the order in which they came, and have waited since then.
+        tickets.sort_unstable();
+        self.restoring(true);
+        for (_, ticket) in tickets {
             let Some(entry) = self.entry(ticket) else { continue };
             if entry.place == Place::Ready && self.type_holds(ticket, &entry) {
                 self.place(ticket, Place::Waiting);
             }
             self.settle(ticket);
         }
+        self.restoring(false);
     }
 
     /// Whether the task waits for its type to be enabled.
@@ -190,6 +214,21 @@ impl Planner {
         Folded { created: Some(ticket), ..Folded::default() }
     }
 
+    /// Whether there is any type.
+    pub fn has_types(&self) -> bool {
+        !self.types.known.is_empty()
+    }
+
+    /// Everything that keeps a submission from being a task of its type, as that is now.
+    pub fn misfits(&self, spec: &TaskSpec) -> Vec<Violation> {
+        if spec.as_pb().executor.is_some() {
+            return Vec::new();
+        }
+        let known = self.types.known.get(spec.as_pb().task_type.as_str());
+        let resolved = known.map(|known| known.resolve(spec, self.clock));
+        resolved.and_then(Result::err).unwrap_or_default()
+    }
+
     /// The type that a task gets its executor from, as it was when the task came.
     pub fn type_of(&self, ticket: Ticket) -> Option<&Arc<Known>> {
         self.types.resolving.get(&ticket.slot)
@@ -205,11 +244,11 @@ impl Planner {
         let (place, holder) = (TaskKey::new(&tenant, unique), TaskKey::new(&tenant, &id));
         let now = self.log_clock;
         match self.types.claims.get(&place) {
-            Some(claim) if claim.holder != holder && claim.until > now => {
-                Err(claim.name.to_string())
-            }
+            // Not by the time: nats-server's clock may have been ahead when another task came.
+            Some(claim) if claim.holder != holder => Err(claim.name.to_string()),
             _ => {
                 let claim = Claim { holder, name: id.as_str().into(), sequence: 0, until };
+                self.types.unsaid.insert(holder, place);
                 self.types.claim(place, claim, now);
                 Ok(())
             }
@@ -225,6 +264,7 @@ impl Planner {
         body: &Resolved,
     ) -> Folded {
         self.types.resolving.remove(&ticket.slot);
+        self.types.unsaid.remove(&before.key);
         self.described(ticket, before, at);
         let spec = &body.spec;
         let queue = self.queue_id(&spec.queue());

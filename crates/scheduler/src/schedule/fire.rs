@@ -3,7 +3,9 @@
 use std::{collections::VecDeque, time::Duration};
 
 use common::{
-    policy::schedule::{Overlap, Schedule, before},
+    error::{ApiError, ErrorCode},
+    pb,
+    policy::schedule::{Advanced, Overlap, Schedule, before},
     time::Timestamp,
 };
 
@@ -57,8 +59,10 @@ pub enum Why {
     Overlap,
     /// Too many runs are open.
     Full,
-    /// Its id is that of another task.
+    /// Its id is that of another task, or of a run that was there already.
     Taken,
+    /// The type of its runs is disabled.
+    Disabled,
 }
 
 impl Why {
@@ -69,6 +73,7 @@ impl Why {
             Self::Overlap => "overlap",
             Self::Full => "full",
             Self::Taken => "taken",
+            Self::Disabled => "disabled",
         }
     }
 }
@@ -109,6 +114,22 @@ pub fn step(schedule: &Schedule, name: &str, facts: Facts) -> Option<Step> {
         Overlap::Skip | Overlap::Allow => Beside::Nothing,
     };
     Some(Step::Run { tick, beside })
+}
+
+/// What the log is to say of a tick for whose run was asked, where the run itself may not say it. One
+/// that was there already may have been read before this version of the schedule was set: then nobody
+/// hears of it again, and the schedule would wait for it for ever.
+pub fn taken(
+    name: &str,
+    (tick, last): (Timestamp, Option<Timestamp>),
+    answer: &Result<pb::Submission, ApiError>,
+) -> Option<Advanced> {
+    let last = match answer {
+        Ok(run) if run.existing => Some(tick),
+        Err(error) if error.code == ErrorCode::Conflict => last,
+        Ok(_) | Err(_) => return None,
+    };
+    Some(Advanced { name: name.into(), through: tick, last, why: Why::Taken.word().to_owned() })
 }
 
 /// When the next decision is due.

@@ -13,7 +13,8 @@ use crate::plan::{Pass, Planner};
 pub enum Step {
     /// Nothing, until more of the log is folded.
     Wait,
-    /// Append these again, open tasks in the order of their submissions.
+    /// Append these again: first what is said about tasks, then the tasks, open ones in the order of
+    /// their submissions. Who begins at the floor takes them in in that order.
     Carry(Pass),
     /// Say that the log was cut, right after the message that the cut names.
     Say(Trimmed),
@@ -63,12 +64,17 @@ impl Round {
             }
             self.left = reversed(pass);
         }
+        if !self.left.documents.is_empty() || !self.left.schedules.is_empty() {
+            return Step::Carry(Pass {
+                documents: some(&mut self.left.documents, most),
+                schedules: some(&mut self.left.schedules, most),
+                ..Pass::default()
+            });
+        }
         Step::Carry(reversed(Pass {
             open: some(&mut self.left.open, most),
             over: some(&mut self.left.over, most),
-            documents: some(&mut self.left.documents, most),
-            schedules: some(&mut self.left.schedules, most),
-            undecided: 0,
+            ..Pass::default()
         }))
     }
 
@@ -97,8 +103,9 @@ fn some<T>(left: &mut Vec<T>, most: usize) -> Vec<T> {
 mod tests {
     use common::{
         event::{Carried, Event, Kind, Policy, PolicyEvent, TaskEvent},
-        id::{TaskId, Tenant},
+        id::{DocumentName, TaskId, Tenant},
         pb,
+        policy::{Body, Document},
         task::TaskSpec,
         time::Timestamp,
     };
@@ -137,5 +144,69 @@ mod tests {
         let policy = Policy::Trimmed(trimmed);
         fold(&mut planner, 3, &Event::Policy(PolicyEvent { actor: "test".into(), policy }));
         assert_eq!(round.step(&mut planner, 3, 9), Step::Purge(2));
+    }
+
+    #[test]
+    fn what_is_said_about_tasks_is_carried_before_them() {
+        let limit = pb::Limit {
+            queue: "default".into(),
+            key: "input.k".into(),
+            singleton: pb::LimitSingleton::Waiting.into(),
+            ..pb::Limit::default()
+        };
+        let (name, body) = (DocumentName::parse("one").unwrap(), Body::Limit(Box::new(limit)));
+        let policy = Policy::Document(Box::new(Document { name, version: 1, carried: None, body }));
+        let decree = |policy| Event::Policy(PolicyEvent { actor: "test".into(), policy });
+        let spec = |id: &str| {
+            let worker = pb::Worker { handler: "h".into() };
+            TaskSpec::parse(pb::TaskSpec {
+                task_id: id.into(),
+                executor: Some(pb::Executor { kind: Some(pb::executor::Kind::Worker(worker)) }),
+                queue: "default".into(),
+                input: Some(pb::Json { text: r#"{"k": "x"}"#.into() }),
+                ..pb::TaskSpec::default()
+            })
+            .unwrap()
+        };
+        let mut planner = Planner::default();
+        fold(&mut planner, 1, &decree(policy));
+        fold(&mut planner, 2, &about(Kind::Created(Box::new(spec("a")))));
+        let mut round = Round::new(3, planner.begin_cut(3));
+        let mut log = Vec::new();
+        for at in 3.. {
+            let event = match round.step(&mut planner, at - 1, 9) {
+                Step::Carry(pass) if at == 3 => {
+                    assert!(pass.open.is_empty(), "{pass:?}");
+                    decree(planner.carry_document(&pass.documents[0], at - 1).unwrap())
+                }
+                Step::Carry(pass) => {
+                    let ticket = pass.open[0];
+                    let spec = spec("a");
+                    let carried = planner.carry(ticket, Some(&spec), Timestamp::default(), at - 1);
+                    about(Kind::Carried(Box::new(carried.unwrap())))
+                }
+                Step::Say(trimmed) => {
+                    let mut cold = Planner::begin_at(&trimmed);
+                    for (sequence, event) in (3..).zip(&log) {
+                        cold.preload((sequence, 0), event);
+                    }
+                    cold.preloaded();
+                    assert!(!cold.has_unkeyed(), "its key is known");
+                    // It is the one that waits.
+                    let tenant = Tenant::default();
+                    let later = Kind::Created(Box::new(spec("b")));
+                    let later = TaskEvent::new(tenant, TaskId::parse("b").unwrap(), "", later);
+                    fold(&mut cold, at + 1, &Event::Task(later));
+                    cold.lead(Timestamp::default(), 0);
+                    cold.tick(Timestamp::default(), 0);
+                    assert_eq!(cold.take_decisions(9).len(), 1);
+                    return;
+                }
+                other @ (Step::Wait | Step::Purge(_)) => panic!("{other:?}"),
+            };
+            fold(&mut planner, at, &event);
+            round.carried(at);
+            log.push(event);
+        }
     }
 }

@@ -20,7 +20,7 @@ impl Planner {
 
     /// Tasks that are ready already have their time from now on.
     pub(in crate::plan) fn arm_ttl(&mut self, id: u32) {
-        if self.ttl(id).is_none() {
+        if self.ttl(id).is_none() || self.queue_mut(id).queued == 0 {
             return;
         }
         let ready = self.entries.iter();

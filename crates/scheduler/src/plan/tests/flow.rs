@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use common::policy::limit::Limit;
+use common::{
+    id::DocumentName,
+    policy::{Body, Document, limit::Limit},
+};
 
 use super::*;
 use crate::{flow::Refusal, why};
@@ -9,9 +12,10 @@ impl World {
     fn limit(&mut self, name: &str, change: impl FnOnce(&mut pb::Limit)) {
         let mut limit = pb::Limit { queue: "handlers".into(), ..pb::Limit::default() };
         change(&mut limit);
-        let limit = Limit::parse(&limit).expect("a limit");
-        self.sequence += 1;
-        self.planner.set_limit(name, Some(limit), self.sequence);
+        Limit::parse(&limit).expect("a limit");
+        let (name, body) = (DocumentName::parse(name).unwrap(), Body::Limit(Box::new(limit)));
+        let document = Document { name, version: self.sequence + 1, carried: None, body };
+        self.decree(Policy::Document(Box::new(document)));
     }
 
     fn of(&mut self, id: &str, customer: &str) {
@@ -126,6 +130,29 @@ fn another_number_keeps_what_is_known_and_another_key_does_not() {
 }
 
 #[test]
+fn another_rate_holds_at_once_beside_another_limit() {
+    let rate = |count, secs| {
+        move |l: &mut pb::Limit| {
+            let per = Some(Duration::from_secs(secs).into());
+            l.rate = Some(pb::LimitRate { count, per, ..pb::LimitRate::default() });
+        }
+    };
+    let mut world = World::with_worker(8);
+    world.limit("slow", rate(1, 24 * 3_600));
+    for id in ["a", "b"] {
+        world.submit(id, |_| {});
+    }
+    assert_eq!(world.released(&IDS), ["a"]);
+    // Another limit makes every lane anew.
+    world.limit("all", |l| l.concurrency = Some(5));
+    assert!(world.released(&IDS).is_empty());
+    world.planner.set_limit("all", None, 90);
+    world.limit("slow", rate(100, 1));
+    world.pass(10);
+    assert_eq!(world.released(&IDS), ["b"]);
+}
+
+#[test]
 fn a_rate_holds_until_a_time_and_rings_then() {
     let mut world = World::with_worker(8);
     world.limit("slow", |l| {
@@ -164,6 +191,30 @@ fn a_release_that_did_not_happen_goes_first_again() {
     assert_eq!(world.place("b"), Place::Ready);
 }
 
+/// With a key for each task, every lane is empty when its task goes.
+#[test]
+fn a_release_that_did_not_happen_keeps_its_age_among_other_keys() {
+    let mut world = World::with_worker(8);
+    world.limit("each", by_customer);
+    world.limit("old", |l| l.ageing = Some(Duration::from_secs(1).into()));
+    world.submit("a", |spec| {
+        spec.priority = Some(1);
+        spec.input = Some(pb::Json { text: r#"{"customer": "a"}"#.into() });
+    });
+    for id in ["b", "c"] {
+        world.pass(8_000);
+        world.of(id, id);
+    }
+    world.beat("w", 8, &[]);
+    for _ in 0..3 {
+        world.pass(1);
+        let releases = world.planner.release(world.now_ms, 4_096, 1);
+        assert_eq!(world.name(releases[0].tickets[0], &IDS), "a", "it counts as 10 and is oldest");
+        world.planner.unrelease(releases[0].tickets[0]);
+    }
+    assert_eq!(world.released(&IDS), ["a", "b", "c"]);
+}
+
 #[test]
 fn what_waits_too_long_expires_by_the_limit() {
     let mut world = World::with_worker(8);
@@ -186,6 +237,50 @@ fn what_waits_too_long_expires_by_the_limit() {
     let event =
         crate::verdict::event(&world.planner, (ticket, &entry), &spec, Decision::Expired, 0.5);
     assert!(format!("{event:?}").contains("the ttl of limit ttl"), "{event:?}");
+}
+
+#[test]
+fn a_ttl_that_was_set_while_a_task_was_out_counts_when_it_was_not_released() {
+    let mut world = World::with_worker(8);
+    world.submit("a", |_| {});
+    assert_eq!(world.released(&IDS), ["a"]);
+    world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(10).into()));
+    let Some(Found::Open(ticket, _)) = world.planner.find(key_of("a")) else { panic!() };
+    world.planner.unrelease(ticket);
+    world.pass(9_000);
+    assert_eq!(world.decisions(), []);
+    world.pass(1_000);
+    assert_eq!(world.decisions(), [Decision::Expired]);
+}
+
+/// Each has an alarm for the limit's time and one for its whole.
+#[test]
+fn timers_that_are_of_use_are_not_looked_through_again_and_again() {
+    let mut world = World::following();
+    world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(3_600).into()));
+    let hour = Some(Duration::from_secs(3_600).into());
+    for n in 0..6_000 {
+        world.submit(&format!("t{n}"), |spec| {
+            spec.timeouts = Some(pb::Timeouts { total: hour, ..pb::Timeouts::default() });
+        });
+    }
+    for n in 1..6 {
+        // Whoever leads or sets a limit gives each an alarm once more.
+        world.planner.lead(world.now(), world.now_ms);
+        world.limit("ttl", |l| l.ttl = Some(Duration::from_secs(3_600 - n).into()));
+    }
+    world.pass(1);
+    assert_eq!(world.planner.timers.len(), 12_000, "one for each reason");
+    for _ in 0..2 {
+        world.planner.lead(world.now(), world.now_ms);
+        world.pass(1);
+    }
+    assert_eq!(world.planner.timers.len(), 24_000, "nobody looks for a few");
+    for n in 0..6_000 {
+        world.complete(&format!("t{n}"), 1);
+    }
+    world.pass(1);
+    assert!(world.planner.timers.is_empty(), "{}", world.planner.timers.len());
 }
 
 #[test]
@@ -283,6 +378,141 @@ fn who_takes_over_counts_what_is_out_and_judges_anew() {
     assert_eq!(world.decisions(), [], "b is the only one that waits");
     world.complete("a", 1);
     assert_eq!(world.released(&IDS), ["b"]);
+}
+
+impl World {
+    /// The process starts again from what it stored, and leads.
+    fn starts_again(&mut self) {
+        let bytes = self.planner.store("the log".to_owned(), self.sequence);
+        self.planner = Planner::restore(Stored::decode(bytes.as_slice()).unwrap()).unwrap();
+        self.takes_over();
+    }
+
+    fn takes_over(&mut self) {
+        self.planner.lead(self.now(), self.now_ms);
+        self.beat("w", 8, &[]);
+        self.pass(1);
+    }
+
+    /// An attempt of the task begins and fails; another follows in a minute.
+    fn tries(&mut self, id: &str) {
+        self.say(id, Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+        let delay = Some(Duration::from_secs(60).into());
+        let body = pb::Retrying { attempt: 1, delay, ..pb::Retrying::default() };
+        self.say(id, Kind::Retrying(Box::new(body)));
+    }
+}
+
+fn one_waits(limit: &mut pb::Limit) {
+    limit.key = "input.customer".into();
+    limit.singleton = pb::LimitSingleton::Waiting.into();
+}
+
+#[test]
+fn what_waited_before_a_limit_is_not_judged_after_a_restart() {
+    let mut world = World::with_worker(8);
+    for id in ["a", "b", "c"] {
+        world.of(id, "x");
+    }
+    world.limit("one", one_waits);
+    for ticket in world.planner.unkeyed(10) {
+        world.planner.keyed(ticket, &World::spec("any", "x"));
+    }
+    world.pass(1);
+    assert_eq!(world.decisions(), []);
+    world.starts_again();
+    assert_eq!(world.decisions(), [], "they came before it");
+    world.of("d", "x");
+    world.pass(1);
+    assert_eq!(world.decisions(), [Decision::Refused(Refusal::Duplicate)]);
+}
+
+#[test]
+fn a_try_that_comes_back_is_not_judged_and_nothing_is_judged_by_it() {
+    for from_stored in [false, true] {
+        let mut world = World::following();
+        world.limit("one", one_waits);
+        world.of("a", "x");
+        world.tries("a");
+        world.of("b", "x");
+        if from_stored {
+            world.starts_again();
+        } else {
+            world.takes_over();
+        }
+        assert_eq!(world.decisions(), [], "{from_stored}: both were accepted");
+    }
+    let mut world = World::with_worker(8);
+    world.limit("calm", |l| {
+        l.key = "input.customer".into();
+        let quiet = Some(Duration::from_secs(1).into());
+        l.debounce = Some(pb::LimitDebounce { quiet, ..pb::LimitDebounce::default() });
+    });
+    world.of("a", "x");
+    world.pass(1);
+    world.tries("a");
+    world.of("b", "x");
+    world.pass(1);
+    assert_eq!(world.decisions(), [], "a began before b came");
+    world.of("c", "x");
+    world.pass(1);
+    assert_eq!(world.decisions(), [Decision::Refused(Refusal::Superseded)]);
+}
+
+#[test]
+fn the_longest_wait_of_a_burst_goes_on_when_another_takes_over() {
+    let mut world = World::following();
+    world.limit("calm", |l| {
+        l.key = "input.customer".into();
+        let (quiet, longest) = (Duration::from_secs(10), Duration::from_secs(49));
+        let (quiet, longest) = (Some(quiet.into()), Some(longest.into()));
+        l.debounce = Some(pb::LimitDebounce { quiet, longest });
+    });
+    let began = world.now();
+    for (n, id) in IDS.into_iter().enumerate() {
+        world.of(id, "x");
+        if n > 0 {
+            // The leader says so.
+            world.say(IDS[n - 1], Kind::Skipped(pb::Skipped::default()));
+        }
+        world.now_ms += 8_000;
+    }
+    world.takes_over();
+    assert!(world.released(&IDS).is_empty());
+    assert_eq!(world.planner.next_alarm(), Some(began.after(Duration::from_secs(49))));
+}
+
+#[test]
+fn who_takes_over_fails_nothing_that_was_accepted_within_the_depth() {
+    let depth = |most| move |l: &mut pb::Limit| l.depth = Some(most);
+    for from_stored in [false, true] {
+        let mut world = World::following();
+        world.limit("depth", depth(3));
+        for id in ["a", "b", "c"] {
+            world.submit(id, |_| {});
+        }
+        world.tries("a");
+        world.tries("b");
+        world.submit("d", |_| {});
+        world.submit("e", |_| {});
+        if from_stored {
+            world.starts_again();
+        } else {
+            world.takes_over();
+        }
+        assert_eq!(world.decisions(), [], "{from_stored}: three wait beside tries that came back");
+        world.submit("f", |_| {});
+        world.pass(1);
+        assert_eq!(world.decisions(), [Decision::Refused(Refusal::TooMany)]);
+    }
+    let mut world = World::following();
+    world.limit("depth", depth(3));
+    for id in ["a", "b", "c"] {
+        world.submit(id, |_| {});
+    }
+    world.limit("depth", depth(1));
+    world.takes_over();
+    assert_eq!(world.decisions(), [], "they came before it was lowered");
 }
 
 #[test]

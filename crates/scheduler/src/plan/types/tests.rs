@@ -20,19 +20,21 @@ struct World {
     planner: Planner,
     log: Vec<(u64, TaskEvent)>,
     sequence: u64,
+    /// How far nats-server's clock is ahead, in seconds.
+    skew: i64,
 }
 
 const START: i64 = 1_800_000_000;
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { planner: Planner::default(), log: Vec::new(), sequence: 0 };
+        let mut world = Self { planner: Planner::default(), log: Vec::new(), sequence: 0, skew: 0 };
         world.planner.lead(world.now(), 0);
         world
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix(START + self.sequence as i64, 0)
+        Timestamp::from_unix(START + self.skew + self.sequence as i64, 0)
     }
 
     fn apply(&mut self, version: u64, change: Value) {
@@ -103,7 +105,7 @@ impl World {
                 .find(|(sequence, _)| *sequence == entry.sequence)
                 .expect("a submission");
             let Kind::Created(spec) = &event.kind else { panic!("{event:?}") };
-            let created = Timestamp::from_unix(START + *sequence as i64, 0);
+            let created = Timestamp::from_unix(START + self.skew + *sequence as i64, 0);
             events.extend(verdict::resolved(&mut self.planner, ticket, spec, created));
         }
         events
@@ -298,6 +300,64 @@ fn each_key_and_period_has_one_task() {
     world.sequence += 3_600;
     world.submit("f", json!({"input": {"word": "x"}}));
     assert_eq!(world.decide(), ["resolved"], "a new period");
+}
+
+#[test]
+fn a_place_of_a_task_that_ended_without_it_is_free() {
+    let mut world = World::new();
+    world.apply(1, json!({"unique": {"period": "24h"}}));
+    world.submit("a", json!({}));
+    assert_eq!(world.decisions().len(), 1, "it does not get into the log");
+    world.report("a", Kind::Cancelled(Box::default()));
+    world.submit("b", json!({}));
+    assert_eq!(world.decide(), ["resolved"]);
+    world.submit("c", json!({}));
+    assert_eq!(world.decide(), ["skipped"]);
+    assert!(world.planner.types.unsaid.is_empty());
+}
+
+#[test]
+fn what_a_disabled_type_held_goes_in_the_order_in_which_it_came() {
+    let mut world = World::new();
+    world.apply(1, json!({}));
+    let own = || json!({"executor": {"shell": {"argv": ["true"]}}});
+    for id in ["x", "y", "z"] {
+        world.submit(id, own());
+    }
+    // Their slots are used again, the last one first.
+    for id in ["x", "y", "z"] {
+        let attempt = 1;
+        let body = pb::Completed { attempt, ..pb::Completed::default() };
+        world.report(id, Kind::Completed(Box::new(body)));
+    }
+    world.apply(2, json!({"enabled": false}));
+    let ids = ["a", "b", "c"];
+    for id in ids {
+        world.submit(id, own());
+    }
+    assert_eq!(world.place("a"), Place::Waiting);
+    world.apply(3, json!({}));
+    let queues = [("default".to_owned(), 8)].into();
+    let beat = pb::Heartbeat { worker: "w".into(), queues, ..pb::Heartbeat::default() };
+    world.planner.heard(beat, 0);
+    let releases = world.planner.release(0, 4_096, 10);
+    let tickets = releases.into_iter().flat_map(|release| release.tickets);
+    let keys = tickets.map(|ticket| world.planner.entry(ticket).expect("open").key);
+    assert_eq!(keys.collect::<Vec<_>>(), ids.map(World::key));
+}
+
+#[test]
+fn a_clock_that_is_set_back_gives_no_place_twice() {
+    let mut world = World::new();
+    world.apply(1, json!({"unique": {"period": "10s"}}));
+    world.submit("a", json!({}));
+    assert_eq!(world.decide(), ["resolved"]);
+    world.skew = 100;
+    world.submit("b", json!({}));
+    assert_eq!(world.decide(), ["resolved"], "another period");
+    world.skew = 0;
+    world.submit("c", json!({}));
+    assert_eq!(world.decide(), ["skipped"], "that of the first");
 }
 
 #[test]
