@@ -179,7 +179,7 @@ impl Model {
                 return Some(format!("limit {name}: {starts} started in {per:?}"));
             }
         }
-        if limit.debounce.is_some() && !task.tried && task.number > known.set {
+        if limit.debounce.is_some() && !task.tried && task.number > known.since.0 {
             let newer =
                 self.open().find(|o| same(o.customer) && !o.tried && o.number > task.number);
             if let Some(newer) = newer {
