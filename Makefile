@@ -48,6 +48,7 @@ soak: test-tools ## Eleven million simulated steps, every mutant, twenty seeds o
 	target/release/simulate --seeds 1000 --steps 10000
 	target/release/simulate --flow --seeds 100 --steps 10000
 	python3 scripts/mutants.py
+	YEARS=all cargo test -p scheduler --lib schedule::tests::years
 	target/release/jetmill chaos --own --seeds 20 --tasks 1000 --for 75s --ledger both \
 	    --resume target/soak $(SOAK)
 

@@ -11,15 +11,16 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use catalog::Entry;
+use common::{error::Violation, task::TaskSpec};
 use futures::StreamExt as _;
 use jetmill_sdk::{TaskId, pb};
 use serde_json::{Value, json};
-use testkit::Jetmill;
+use testkit::{Jetmill, eventually};
 
 use crate::rig::{Rig, is_over};
 
 /// What the originals were configured with: schedule, enabled, queue, attempts.
-const TABLE: [(&str, &str, bool, &str, i32); 16] = [
+pub(crate) const TABLE: [(&str, &str, bool, &str, i32); 16] = [
     ("metrics_aggregation", "*/5 * * * *", true, "default", 2),
     ("feedback_analysis", "*/30 * * * *", true, "default", 2),
     ("agent_evolution", "0 * * * *", true, "default", 2),
@@ -38,12 +39,12 @@ const TABLE: [(&str, &str, bool, &str, i32); 16] = [
     ("dead_code_weekly_summary", "0 9 * * 1", true, "default", 2),
 ];
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/catalog")
 }
 
 /// Every type of the example catalog, by its name.
-fn examples() -> anyhow::Result<BTreeMap<String, pb::TaskType>> {
+pub(crate) fn examples() -> anyhow::Result<BTreeMap<String, pb::TaskType>> {
     let mut types = BTreeMap::new();
     for file in fs::read_dir(folder())? {
         let path = file?.path();
@@ -433,5 +434,40 @@ async fn what_is_wrong_with_types_and_inputs_is_said_at_once() -> anyhow::Result
     assert_eq!(dry["executor"]["shell"]["argv"], json!(["echo", "hello x"]));
     let output = Jetmill::cli(&rig.url, &["types", "show", "nothing"]).await?;
     assert_eq!(output.status.code(), Some(3));
+    Ok(())
+}
+
+#[tokio::test]
+async fn doors_refuse_what_does_not_fit_its_type_and_take_what_is_there() -> anyhow::Result<()> {
+    let rig = platform().await?;
+    greeting(&rig, "").await?;
+    let misfit = pb::TaskSpec {
+        task_type: "greeting".into(),
+        input: Some(pb::Json { text: json!({"greeting": 7}).to_string() }),
+        ..pb::TaskSpec::default()
+    };
+    let spec = TaskSpec::parse(misfit.clone()).map_err(|found| anyhow::anyhow!("{found:?}"))?;
+    // Within a moment the doors hear that there are types.
+    let asked = async || rig.client.submit(spec.clone()).await.err();
+    let error = eventually("a refusal", Duration::from_secs(10), asked).await?;
+    let fields = |violations: &[Violation]| {
+        violations.iter().map(|found| found.field.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(fields(&error.violations), ["input", "input/greeting"], "{error:?}");
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), json!({"task_type": "greeting", "input": {"greeting": 7}}).to_string())?;
+    let path = file.path().to_string_lossy().into_owned();
+    let output = Jetmill::cli(&rig.url, &["submit", "-f", &path]).await?;
+    assert!(!output.status.success() && output.stderr.contains("input/greeting"), "{output:?}");
+    // Of many only the bad one; what another system runs has no type here.
+    let good = pb::TaskSpec {
+        input: Some(pb::Json { text: json!({"name": "you"}).to_string() }),
+        ..misfit.clone()
+    };
+    let unheard = pb::TaskSpec { task_type: "unheard_of".into(), ..pb::TaskSpec::default() };
+    let specs = [good, misfit, unheard].map(|spec| TaskSpec::parse(spec).expect("valid"));
+    let answers = rig.client.submit_all(specs.into()).await;
+    let taken = answers.iter().map(Result::is_ok).collect::<Vec<_>>();
+    assert_eq!(taken, [true, false, true], "{answers:?}");
     Ok(())
 }

@@ -13,7 +13,7 @@ use async_nats::{Event, jetstream};
 use common::error::{ApiError, ErrorCode};
 use tokio::sync::watch;
 
-use crate::room::Hints;
+use crate::intake::Hints;
 
 /// Where nats-server is and who we are to it.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// What is known of full queues.
+    /// What doors are told.
     pub(crate) fn hints(&self) -> &Hints {
         &self.hints
     }

@@ -24,6 +24,9 @@ use crate::Bus;
 
 /// What NATS keeps of a piece besides it, in bytes; generously.
 const PIECE_OVERHEAD_BYTES: u64 = 256;
+/// How often an object is looked for that is not there, or not whole, and the pause in between.
+const READ_TRIES: u32 = 3;
+const READ_PAUSE: Duration = Duration::from_millis(200);
 /// Bytes of a piece, as the client cuts them.
 const PIECE_BYTES: u64 = 128 * 1024;
 
@@ -130,8 +133,21 @@ fn away(error: impl std::fmt::Display) -> ObjectError {
     ObjectError::Unavailable(error.to_string())
 }
 
-/// The value at a place, whole and as it was put in. Tried once.
+/// The value at a place, whole and as it was put in.
 pub async fn get(bus: &Bus, place: &pb::Object) -> Result<pb::Json, ObjectError> {
+    let mut tries = 1;
+    loop {
+        match get_once(bus, place).await {
+            // One copy of the store may lack for a moment what the others have.
+            Err(ObjectError::Missing(_) | ObjectError::Damaged(..)) if tries < READ_TRIES => {}
+            outcome => return outcome,
+        }
+        tries += 1;
+        sleep(READ_PAUSE).await;
+    }
+}
+
+async fn get_once(bus: &Bus, place: &pb::Object) -> Result<pb::Json, ObjectError> {
     let damaged = |how: &str| ObjectError::Damaged(place.name.clone(), how.to_owned());
     let store = open(bus).await?;
     let object = match store.get(place.name.as_str()).await {

@@ -70,7 +70,7 @@ pub async fn ensure(bus: &Bus, options: StreamOptions) -> anyhow::Result<()> {
     let intake = kv::Config {
         bucket: subject::INTAKE.into(),
         history: 1,
-        max_age: limits::ROOM_HINT_AGE,
+        max_age: limits::INTAKE_HINT_AGE,
         num_replicas: options.replicas,
         ..kv::Config::default()
     };

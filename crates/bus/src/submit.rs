@@ -4,7 +4,7 @@
 //! log itself says "already there", for as long as it keeps the first. The others get a fresh id
 //! and travel in bundles.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::jetstream::{
     context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
@@ -21,7 +21,7 @@ use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::{Bus, Publisher, objects, publish, room};
+use crate::{Bus, Publisher, intake, objects, publish};
 
 /// Keyed submissions of one call that are under way at once.
 const KEYED_IN_FLIGHT_MAX: usize = 64;
@@ -32,11 +32,32 @@ pub async fn submit(
     publisher: &Publisher,
     specs: Vec<TaskSpec>,
 ) -> Vec<Result<pb::Submission, ApiError>> {
-    let full = room::full(bus).await;
+    let intake = intake::hint(bus).await;
+    let misfits = intake::misfits(bus, &intake, &specs).await;
+    put(bus, publisher, specs, (intake, misfits)).await
+}
+
+/// The same for what the scheduler itself submits, which answers no question meanwhile: whether it
+/// fits its type is seen when it comes.
+pub async fn create(
+    bus: &Bus,
+    publisher: &Publisher,
+    specs: Vec<TaskSpec>,
+) -> Vec<Result<pb::Submission, ApiError>> {
+    let intake = intake::hint(bus).await;
+    put(bus, publisher, specs, (intake, HashMap::new())).await
+}
+
+async fn put(
+    bus: &Bus,
+    publisher: &Publisher,
+    specs: Vec<TaskSpec>,
+    (intake, mut misfits): (pb::Intake, HashMap<usize, ApiError>),
+) -> Vec<Result<pb::Submission, ApiError>> {
     let mut answers = Vec::with_capacity(specs.len());
     let (mut keyed, mut fresh) = (Vec::new(), Vec::new());
     for (place, spec) in specs.into_iter().enumerate() {
-        let refusal = room::refusal(&full, &spec);
+        let refusal = misfits.remove(&place).or_else(|| intake::refusal(&intake.full, &spec));
         if let (None, Some(refusal)) = (spec.id(), &refusal) {
             answers.push(Some(Err(refusal.clone())));
             continue;
@@ -126,7 +147,7 @@ async fn submit_keyed(
     let subject = subject::created(&tenant, &id);
     let digest = spec.clone().with_id(&id).digest();
     if let Some(refusal) = refusal {
-        // One that is there already needs no room.
+        // One that is there already needs no room, and was judged when it came.
         return match existing(bus, &subject, &tenant, &id, digest).await {
             Err(error) if error.code != ErrorCode::Conflict => Err(refusal),
             answer => answer,

@@ -96,17 +96,18 @@ impl Compiled {
         let (budget, input) = (Budget::new(), template::input(&input));
         let mut violations = Vec::new();
         let mut fill = |field: &str, source: &str| {
-            template::render(source, &input, &budget).or_else(|problem| {
+            template::render(source, &input, &budget).unwrap_or_else(|problem| {
                 violations.push(Violation { field: field.to_owned(), problem });
-                Ok::<_, ()>(String::new())
+                String::new()
             })
         };
         let executor = self.task_type.executor.as_ref();
-        let executor = executor.and_then(|executor| task_type::map_texts(executor, &mut fill).ok());
-        let key = self.task_type.unique.as_ref().and_then(|u| fill("unique.key", &u.key).ok());
+        let executor = executor.map(|executor| task_type::map_texts(executor, &mut fill));
+        let key = self.task_type.unique.as_ref().map(|unique| fill("unique.key", &unique.key));
         if !violations.is_empty() {
             return Err(violations);
         }
+        let executor = executor.transpose().map_err(|violation| vec![violation])?;
         let unique = key.and_then(|key| self.unique_id(&submission.tenant, &key, created));
         let spec = self.merge(submission, executor);
         // The same bounds as for a task that says everything itself.
@@ -119,13 +120,13 @@ impl Compiled {
         let mut reads = self.schema.is_some();
         let mut look = |_: &str, source: &str| {
             reads |= source.contains("{{") || source.contains("{%");
-            Ok::<_, ()>(String::new())
+            String::new()
         };
         if let Some(executor) = &self.task_type.executor {
             let _ = task_type::map_texts(executor, &mut look);
         }
         if let Some(unique) = &self.task_type.unique {
-            let _ = look("unique.key", &unique.key);
+            look("unique.key", &unique.key);
         }
         reads
     }
@@ -182,16 +183,17 @@ fn templates(given: &pb::TaskType) -> Vec<Violation> {
                 format!("is one template too many; at most {}", limits::TEMPLATES_MAX)
             }
             Err(problem) if count <= limits::TEMPLATES_MAX => problem,
-            _ => return Ok::<_, ()>(String::new()),
+            _ => return String::new(),
         };
         violations.push(Violation { field: field.to_owned(), problem });
-        Ok(String::new())
+        String::new()
     };
     if let Some(executor) = &given.executor {
+        // What it becomes with nothing in it is of no interest.
         let _ = task_type::map_texts(executor, &mut look);
     }
     if let Some(unique) = &given.unique {
-        let _ = look("unique.key", &unique.key);
+        look("unique.key", &unique.key);
     }
     violations
 }

@@ -44,14 +44,16 @@ pub const LIMIT_WEIGHTS_MAX: usize = 1_000;
 /// Limits of one queue that hold at once: the first by name.
 pub const LIMITS_OF_QUEUE_MAX: usize = 8;
 
-/// Time between two looks of the leader at which queues are full, and of a door at what it was told.
-pub const ROOM_HINT_EVERY: Duration = Duration::from_millis(250);
-/// What doors were told about full queues is forgotten after this.
-pub const ROOM_HINT_AGE: Duration = Duration::from_secs(6);
-/// How long a submission waits to hear which queues are full, at most.
-pub const ROOM_HINT_WAIT: Duration = Duration::from_millis(500);
-/// A door that could not hear which queues are full does not ask again for this long.
-pub const ROOM_HINT_BLIND: Duration = Duration::from_secs(30);
+/// Time between two looks of the leader at what doors are to know, and of a door at what it was told.
+pub const INTAKE_HINT_EVERY: Duration = Duration::from_millis(250);
+/// What doors were told is forgotten after this.
+pub const INTAKE_HINT_AGE: Duration = Duration::from_secs(6);
+/// How long a submission waits to hear what doors are told, at most.
+pub const INTAKE_HINT_WAIT: Duration = Duration::from_millis(500);
+/// How long a submission waits to hear whether it fits its type, at most.
+pub const INTAKE_CHECK_WAIT: Duration = Duration::from_secs(2);
+/// A door that could not hear that does not ask again for this long.
+pub const INTAKE_HINT_BLIND: Duration = Duration::from_secs(30);
 /// Longest time after which a submission to a full queue is told to come back.
 pub const ROOM_RETRY_MAX: Duration = Duration::from_secs(60);
 
@@ -134,6 +136,8 @@ pub const OUTPUT_BYTES_MAX: usize = 1_000_000;
 pub const PROCESS_RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Stderr that the result of a command carries, in bytes: the end of it.
 pub const RESULT_STDERR_BYTES_MAX: usize = 64 * 1024;
+/// Processes of one command with everything that it starts, at once, where nobody says another number.
+pub const COMMAND_PROCESSES: u32 = 1_024;
 /// Longest URL of an HTTP request, in bytes.
 pub const HTTP_URL_BYTES_MAX: usize = 8 * 1024;
 /// Headers that a task gives to its HTTP request.

@@ -131,6 +131,7 @@ forward! {
         resume(ResumeRequest) -> PauseResponse;
         why(WhyRequest) -> WhyResponse;
         queues(QueuesRequest) -> QueuesResponse;
+        check(SubmitRequest) -> CheckResponse;
         apply_policies(ApplyPoliciesRequest) -> ApplyPoliciesResponse;
         policies(PoliciesRequest) -> PoliciesResponse;
         schedules(SchedulesRequest) -> SchedulesResponse;

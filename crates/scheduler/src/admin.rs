@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bus::{Publisher, endpoint::Endpoints, streams};
 use common::{
-    error::{ApiError, ErrorCode},
+    error::{ApiError, ErrorCode, Violation},
     event::Pause,
     id::{QueueName, TaskId, TaskKey, Tenant},
     limits, pb,
@@ -77,6 +77,11 @@ pub(crate) enum Command {
     Policies {
         request: pb::PoliciesRequest,
         reply: oneshot::Sender<pb::PoliciesResponse>,
+    },
+    /// What keeps each of these from being a task of its type.
+    Check {
+        specs: Vec<TaskSpec>,
+        reply: oneshot::Sender<Vec<Vec<Violation>>>,
     },
     Schedules {
         request: pb::SchedulesRequest,
@@ -170,6 +175,7 @@ fn endpoints(door: &Arc<Door>) -> Endpoints {
     let endpoints = on!(endpoints, "resume", resume);
     let endpoints = on!(endpoints, "why", why);
     let endpoints = on!(endpoints, "queues", queues);
+    let endpoints = on!(endpoints, "check", check);
     let endpoints = on!(endpoints, "apply_policies", apply_policies);
     let endpoints = on!(endpoints, "policies", policies);
     schedules::endpoints(endpoints, door)
@@ -324,6 +330,22 @@ impl Door {
             Command::ApplyPolicies { documents, actor, dry_run, reply }
         })
         .await
+    }
+
+    /// Says of each submission whether it fits its type, as the types are now. Nothing is submitted.
+    async fn check(&self, request: pb::SubmitRequest) -> Result<pb::CheckResponse, ApiError> {
+        let (given, max) = (request.tasks.len(), limits::SUBMIT_TASKS_MAX);
+        if given > max {
+            return Err(ApiError::invalid_field("tasks", format!("must be at most {max}")));
+        }
+        let specs = request.tasks.into_iter().map(TaskSpec::parse);
+        let specs = specs.collect::<Result<_, _>>().map_err(ApiError::invalid)?;
+        let found = self.ask(|reply| Command::Check { specs, reply }).await?;
+        let checks = found.into_iter().map(|violations| {
+            let error = (!violations.is_empty()).then(|| ApiError::invalid(violations).into());
+            pb::Check { error }
+        });
+        Ok(pb::CheckResponse { checks: checks.collect() })
     }
 
     async fn policies(

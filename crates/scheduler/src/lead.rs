@@ -31,12 +31,12 @@ use crate::{
     Config,
     admin::{Asking, Commands},
     dispatch::Dispatcher,
+    intake::Intake,
     lease::Lease,
     metrics::Metrics,
     office::{self, Doubts, Office, Released},
     payload::{self, Payloads},
     plan::{Planner, Ticket},
-    room::Room,
     snapshot,
 };
 
@@ -78,7 +78,7 @@ pub(crate) struct Lead {
     doubts: Doubts,
     ready: bool,
     trimmer: trim::Trimmer,
-    room: Room,
+    intake: Intake,
     /// Releases that are not answered yet.
     flights: JoinSet<Landed>,
     /// The snapshot that is being stored.
@@ -126,7 +126,7 @@ pub(crate) async fn run(
         doubts: Doubts::default(),
         ready: false,
         trimmer: trim::Trimmer::default(),
-        room: Room::default(),
+        intake: Intake::default(),
         flights: JoinSet::new(),
         saves: JoinSet::new(),
         released: 0,
@@ -205,7 +205,7 @@ impl Lead {
     async fn lead_or_follow(&mut self, leads: bool) {
         self.metrics.leads(false);
         self.trimmer = trim::Trimmer::default();
-        self.room = Room::default();
+        self.intake = Intake::default();
         self.planner.end_cut();
         self.land().await;
         self.office.lease(leads, &mut self.planner);
@@ -252,6 +252,7 @@ impl Lead {
             self.cursor.sequence = message.sequence;
         }
         self.folded.send_replace(self.cursor.sequence);
+        self.answer_asked();
         Ok(())
     }
 

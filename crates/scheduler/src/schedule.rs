@@ -35,8 +35,10 @@ pub struct Known {
     pub schedule: Option<Schedule>,
     /// Every tick up to here was decided; `None` when nothing of it was read yet.
     pub decided: Option<Timestamp>,
-    /// The message that says so.
+    /// The message that says so, also to who begins after the version was set.
     pub stated: u64,
+    /// When its version was set, by the log's time.
+    pub since: Timestamp,
     /// The last tick that had a run.
     pub last: Option<Timestamp>,
     /// Its open runs, by their ids.
@@ -74,6 +76,8 @@ pub struct Schedules {
     alarms: BTreeSet<(Timestamp, Box<str>)>,
     /// Task types whose tasks would wait: there are none for ticks.
     disabled: HashSet<Box<str>>,
+    /// Where schedules stood when the log was cut: what one needs to know who reads up to there.
+    stood: HashMap<Box<str>, Timestamp>,
     leads: bool,
 }
 
@@ -102,11 +106,13 @@ impl Schedules {
         };
         known.schedule = Some(schedule);
         if let Some(through) = through {
-            known.decide(through, 0);
-            // Who begins where the log was cut learns the schedule, and from a message of its own
-            // where it stands.
-            known.stated = 0;
+            // Who does not know the version before, since the log was cut between the two, cannot know
+            // whether this one goes on with its ticks. The cut says it.
+            known.decide(self.stood.get(name).map_or(through, |stood| through.min(*stood)), 0);
         }
+        // Who begins where the log was cut may learn the schedule here, and from a message of its own
+        // where it stands.
+        (known.stated, known.since) = (0, at);
         self.wake(name);
     }
 
@@ -178,8 +184,24 @@ impl Schedules {
     pub fn advanced(&mut self, advanced: &Advanced, sequence: u64) {
         let Some(known) = self.set_one(&advanced.name) else { return };
         known.decide(advanced.through, sequence);
+        if advanced.why.is_empty() && known.decided == Some(advanced.through) {
+            known.stated = known.stated.max(sequence);
+        }
         known.last = known.last.max(advanced.last);
         self.wake(&advanced.name);
+    }
+
+    /// Takes in where a schedule stood when the log was cut, before the log is read up to there.
+    pub fn preload(&mut self, advanced: &Advanced) {
+        if advanced.why.is_empty() {
+            let stood = self.stood.entry(advanced.name.as_str().into()).or_default();
+            *stood = advanced.through.max(*stood);
+        }
+    }
+
+    /// Where the log was cut is read.
+    pub fn trimmed(&mut self) {
+        self.stood.clear();
     }
 
     /// Puts back what was stored.
@@ -198,7 +220,9 @@ impl Schedules {
         for name in self.known.keys().cloned().collect::<Vec<_>>() {
             if let Some(known) = self.known.get_mut(&name) {
                 known.asked = None;
-                known.decided.get_or_insert(clock);
+                if known.schedule.is_some() {
+                    known.decided.get_or_insert(clock);
+                }
             }
             self.wake(&name);
         }
@@ -298,7 +322,10 @@ impl Known {
     fn decide(&mut self, through: Timestamp, sequence: u64) {
         if self.decided.is_none_or(|decided| decided <= through) {
             self.decided = Some(through);
-            self.stated = self.stated.max(sequence);
+            // Whoever learns the version and not the one before takes it to stand at least there.
+            if through >= self.since {
+                self.stated = self.stated.max(sequence);
+            }
         }
         if self.asked <= self.decided {
             self.asked = None;
@@ -323,7 +350,9 @@ impl Known {
         let facts = Facts { decided: self.decided?, open: open.len(), now };
         let skip = |through, why: Why| {
             let (name, why) = (name.to_owned(), why.word().to_owned());
-            (Order::Advance(Advanced { name, through, last: None, why }), through)
+            // The last run's tick as well: the cut may take away what says it.
+            let last = self.last;
+            (Order::Advance(Advanced { name, through, last, why }), through)
         };
         let (tick, beside) = match fire::step(schedule, name, facts)? {
             Step::Skip { through, why } => return Some(skip(through, why)),

@@ -228,6 +228,8 @@ requests! {
     why("scheduler", "why", WhyRequest) -> WhyResponse;
     /// The queues and their depths.
     queues("scheduler", "queues", QueuesRequest) -> QueuesResponse;
+    /// Whether submissions fit their types, without submitting them.
+    check("scheduler", "check", SubmitRequest) -> CheckResponse;
     /// Changes limits, schedules and task types; what is wrong with one of them refuses all.
     apply_policies("scheduler", "apply_policies", ApplyPoliciesRequest) -> ApplyPoliciesResponse;
     /// The limits, schedules and task types.

@@ -1,13 +1,15 @@
 //! **Pure.** What people, programs and other systems do: submissions of every kind, changes, pauses
 //! and reports.
 
+pub mod documents;
+
 use std::time::Duration;
 
 use common::{
     event::{Event, Kind, Pause, Policy, PolicyEvent, TaskEvent},
-    id::{DocumentName, QueueName, TaskId, TaskKey, Tenant},
+    id::{QueueName, TaskId, TaskKey, Tenant},
     pb,
-    policy::{self, Body, Document},
+    policy::Document,
     subject,
     task::TaskSpec,
 };
@@ -38,8 +40,8 @@ pub enum Order {
     Change(TaskId, Change),
     /// A pause of a queue, or of all; or its end.
     Pause(Option<QueueName>, bool),
-    /// A limit with this much room, or none any more.
-    Limit(DocumentName, Option<u32>),
+    /// Limits, schedules and task types.
+    Documents(Vec<Document>),
 }
 
 /// One thing that a client does.
@@ -47,7 +49,8 @@ pub fn step(world: &mut World) -> Result<(), Broken> {
     if world.client.quiet {
         return Ok(());
     }
-    match world.random.weighted(&[60, 12, 6, 22, 2]) {
+    let policies = u32::from(world.setup.policies);
+    match world.random.weighted(&[60, 12, 6, 22, 3 * policies, 5 * policies]) {
         0 => submit(world),
         1 => {
             let order = order(world);
@@ -55,7 +58,8 @@ pub fn step(world: &mut World) -> Result<(), Broken> {
         }
         2 => pause(world),
         3 => report(world),
-        _ => limit(world),
+        4 => documents::limit(world),
+        _ => documents::change(world),
     }
     Ok(())
 }
@@ -140,6 +144,9 @@ fn created(world: &mut World, id: &TaskId, body: u64) -> Event {
         }),
         ..pb::TaskSpec::default()
     };
+    if world.setup.policies && random.one_in(4) {
+        documents::typed(random, &mut spec);
+    }
     if random.one_in(3) {
         spec.priority = Some(random.between(1, 10) as i32);
     }
@@ -187,20 +194,6 @@ fn pause(world: &mut World) {
     };
     let begin = world.random.one_in(3);
     world.client.orders.push(Order::Pause(queue, begin));
-}
-
-fn limit(world: &mut World) {
-    let name = DocumentName::parse(["one", "two", "three"][world.random.below(3)]);
-    let room = (!world.random.one_in(3)).then(|| world.random.between(1_000, 1_003) as u32);
-    world.client.orders.push(Order::Limit(name.expect("invariant: a name"), room));
-}
-
-/// A limit as somebody asks for it. It is never reached: what it says is all the same here.
-pub fn document(name: DocumentName, room: Option<u32>) -> Document {
-    let limit =
-        |room| pb::Limit { queue: "none".into(), concurrency: Some(room), ..pb::Limit::default() };
-    let body = room.map_or(Body::Removed(policy::Kind::Limit), |r| Body::Limit(Box::new(limit(r))));
-    Document { name, version: 0, carried: None, body }
 }
 
 /// The event of a pause or of its end.

@@ -1,10 +1,11 @@
 //! Flow control alone, against a model of its own: the product's planner with limits that change while
-//! work runs, tasks that come, run, fail and come back, releases that are refused, and leaders that
-//! are followed by others.
+//! work runs, tasks that come, run, fail and come back, releases that are refused, leaders that are
+//! followed by others, and cuts of the log.
 //!
 //! What must hold is checked at each release by the model, which knows tasks, keys and times and
 //! nothing of lanes and buckets.
 
+mod cut;
 mod menu;
 mod model;
 pub mod shares;
@@ -12,16 +13,15 @@ pub mod shares;
 use std::collections::BTreeMap;
 
 use common::{
-    event::{Event, Kind, TaskEvent},
+    event::{Event, Kind, TaskEvent, Trimmed},
     id::{TaskId, TaskKey, Tenant},
     pb,
     policy::{self, Body, limit::Limit},
     time::Timestamp,
 };
-use prost::Message as _;
 use scheduler::{
     flow::Refusal,
-    plan::{Decision, Found, Planner, Stored, Ticket},
+    plan::{Decision, Found, Planner, Ticket},
 };
 
 use self::{
@@ -48,6 +48,8 @@ pub struct Outcome {
     pub refused: u64,
     /// Times that another planner took over.
     pub terms: u64,
+    /// Times that the log was cut.
+    pub cuts: u64,
     /// What did not hold.
     pub broken: Option<Broken>,
 }
@@ -60,6 +62,9 @@ struct World {
     versions: BTreeMap<&'static str, u64>,
     /// What a leader stored, and how much of the log is in it.
     snapshot: Option<(Vec<u8>, usize)>,
+    /// The last cut, and the message that says so.
+    trimmed: Option<(Trimmed, u64)>,
+    names: BTreeMap<TaskKey, String>,
     now_us: i64,
     model: Model,
     tasks: u64,
@@ -75,6 +80,8 @@ pub fn run(seed: u64, steps: u64) -> Outcome {
         log: Vec::new(),
         versions: BTreeMap::new(),
         snapshot: None,
+        trimmed: None,
+        names: BTreeMap::new(),
         now_us: 1_700_000_000_000_000,
         model: Model::default(),
         tasks: 0,
@@ -94,13 +101,14 @@ impl World {
         for step in 0..steps {
             self.random = Random::new(seed, step + 1);
             self.outcome.steps += 1;
-            match self.random.weighted(&[30, 30, 20, 3, 2, 1]) {
+            match self.random.weighted(&[30, 30, 20, 3, 2, 1, 1]) {
                 0 => self.submit(),
                 1 => self.end_some(),
                 2 => self.pass(),
                 3 => self.change_limit(),
                 4 => self.read_keys(3),
-                _ => self.take_over(),
+                5 => self.take_over()?,
+                _ => self.cut(),
             }
             self.decide()?;
             self.release()?;
@@ -151,6 +159,7 @@ impl World {
             let customer = CUSTOMERS[self.random.weighted(&[8, 5, 3, 2, 1, 1])];
             let priority = *[1, 5, 5, 5, 10].get(self.random.below(5)).expect("a priority");
             let spec = spec(&id, customer, priority);
+            self.name(key(&id), &id);
             self.model.created(&id, (customer, priority), self.now_us);
             self.say_of(&id, Kind::Created(Box::new(spec)));
         }
@@ -223,21 +232,10 @@ impl World {
         }
     }
 
-    /// The standby leads; another one reads the log from its beginning, or from what was stored.
-    fn take_over(&mut self) {
+    /// The standby leads; another one reads the log from where it begins, or from what was stored.
+    fn take_over(&mut self) -> Result<(), Broken> {
         self.outcome.terms += 1;
-        let from_stored = self.random.one_in(2);
-        let stored = self.snapshot.as_ref().filter(|_| from_stored);
-        let (mut planner, from) = match stored {
-            Some((bytes, from)) => {
-                let stored = Stored::decode(bytes.as_slice()).expect("it was stored");
-                (Planner::restore(stored).expect("by this version"), *from)
-            }
-            None => (Planner::default(), 0),
-        };
-        for (place, (at, event)) in self.log.iter().enumerate().skip(from) {
-            planner.fold((place as u64 + 1, 0), *at, event, 0);
-        }
+        let planner = self.begin()?;
         let stored = self.leader.store("sim".into(), self.log.len() as u64);
         self.snapshot = Some((stored, self.log.len()));
         self.leader = std::mem::replace(&mut self.standby, planner);
@@ -247,6 +245,7 @@ impl World {
         let lie = self.model.out().filter(|task| !task.began);
         let lie = lie.map(|task| (task.key, task.attempt)).collect::<Vec<_>>();
         self.leader.only_these_are_out(&lie, now_ms);
+        Ok(())
     }
 
     fn beat(&mut self) {

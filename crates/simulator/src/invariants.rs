@@ -2,12 +2,13 @@
 //! each. The simulator calls them at every effect that they speak of; `docs/guarantees.md` links
 //! here.
 
+mod policies;
+mod reading;
+
 use common::{
     event::Kind,
     id::TaskKey,
     lifecycle::{Phase, State},
-    policy::{Document, Policies},
-    task::TaskSpec,
 };
 use registry::row::Row;
 use scheduler::{
@@ -15,6 +16,12 @@ use scheduler::{
     plan::{Found, Place, Planner, Ticket},
 };
 
+pub use self::policies::{
+    disabled_types_hold, no_limit_is_exceeded, no_tick_is_forgotten, no_tick_is_passed_over,
+    one_for_each_key_and_period, policy_is_kept, resting_schedules_rest, versions_stay,
+};
+use self::policies::{documents, schedules};
+pub use self::reading::{nobody_is_cut_off, old_readers_stop, payloads_stay};
 use crate::truth::{Task, Truth, attempt_of};
 
 /// An invariant that did not hold.
@@ -27,7 +34,7 @@ pub struct Broken {
 }
 
 /// Every invariant: its name and its words.
-pub const ALL: [(&str, &str); 18] = [
+pub const ALL: [(&str, &str); 25] = [
     ("ends_once", "A task ends once; what comes after its end changes nothing."),
     ("everyone_agrees", "Every service that has read as far says the same about a task."),
     (
@@ -54,12 +61,34 @@ pub const ALL: [(&str, &str); 18] = [
     ("nobody_is_cut_off", "Trimming never takes away what somebody has yet to read."),
     ("payloads_stay", "Trimming never takes away what an open task is to do."),
     ("policy_is_kept", "Trimming never takes away a limit, a schedule or a task type."),
+    (
+        "no_limit_is_exceeded",
+        "While a leader knows of a limit it lets no more out than that, over leaders and cuts of the log.",
+    ),
+    ("a_tick_fires_once", "A tick of a schedule has one task, over leaders and cuts of the log."),
+    (
+        "no_tick_is_passed_over",
+        "A tick has its task, or the log says why it has none, as its schedule's policies have it.",
+    ),
+    (
+        "resting_schedules_rest",
+        "Who knows that a schedule is paused or removed fires no tick of it.",
+    ),
+    (
+        "disabled_types_hold",
+        "While a leader knows that a type is disabled it releases none of its tasks, but by hand.",
+    ),
+    ("versions_stay", "A task stays as its type was when it came, whatever becomes of the type."),
+    (
+        "one_for_each_key_and_period",
+        "Of a key and a period one task runs, for as long as the log keeps it, and but for what another leader did not know.",
+    ),
     ("old_readers_stop", "A service reads no event and no snapshot that it is too old for."),
 ];
 
-type Held = Result<(), Broken>;
+pub(crate) type Held = Result<(), Broken>;
 
-fn broken(invariant: &'static str, detail: impl Into<String>) -> Held {
+pub(crate) fn broken(invariant: &'static str, detail: impl Into<String>) -> Held {
     Err(Broken { invariant, detail: detail.into() })
 }
 
@@ -154,9 +183,10 @@ pub fn knowledge(planner: &Planner, key: TaskKey) -> Option<String> {
                 planner.edges(ticket).iter().map(|e| format!("{e:?}")).collect::<Vec<_>>();
             edges.sort_unstable();
             // What another system runs is in no queue, whatever its submission says.
+            let held = !e.state.external && planner.type_holds(ticket, &e);
             let queue = if e.state.external { "-" } else { planner.queue_of(&e).0.as_str() };
             format!(
-                "{:?} at {}.{}, due {}, priority {}, alone {}, {queue}, held by {:?}, waits for {edges:?}",
+                "{:?} at {}.{}, due {}, priority {}, alone {}, {queue}, held by {:?}, by its type {held}, waits for {edges:?}",
                 e.state,
                 e.sequence,
                 e.index,
@@ -191,26 +221,17 @@ pub fn restarts_change_nothing(truth: &Truth, warm: &Planner, cold: &Planner, ho
         let detail = format!("pauses: {how}: {:?}, and before: {:?}", pauses(cold), pauses(warm));
         return broken("restarts_change_nothing", detail);
     }
+    if schedules(warm) != schedules(cold) {
+        let (cold, warm) = (schedules(cold), schedules(warm));
+        let detail = format!("schedules: {how}: {cold:?}, and before: {warm:?}");
+        return broken("restarts_change_nothing", detail);
+    }
     if documents(warm.policies()) != documents(cold.policies()) {
         let (cold, warm) = (documents(cold.policies()), documents(warm.policies()));
         let detail = format!("documents: {how}: {cold:?}, and before: {warm:?}");
         return broken("restarts_change_nothing", detail);
     }
     Ok(())
-}
-
-fn documents(policies: &Policies) -> Vec<(&Document, u64)> {
-    policies.of(None).map(|known| (&known.document, known.sequence)).collect()
-}
-
-/// Who has read the whole log knows every limit, schedule and task type that was not removed.
-pub fn policy_is_kept(truth: &Truth, planner: &Planner) -> Held {
-    let (told, known) = (documents(&truth.policies), documents(planner.policies()));
-    if told == known {
-        Ok(())
-    } else {
-        broken("policy_is_kept", format!("{known:?}; told: {told:?}"))
-    }
 }
 
 /// No attempt number is given out twice.
@@ -313,9 +334,13 @@ pub fn pauses_hold(truth: &Truth, queue: &str, folded: u64) -> Held {
     Ok(())
 }
 
-/// Nothing goes out before something ready of a higher priority in the same queue.
+/// Nothing goes out before something ready of a higher priority in the same queue, if that has no limits.
 pub fn priorities_hold(truth: &Truth, planner: &Planner, ticket: Ticket) -> Held {
     let Some(released) = planner.entry(ticket) else { return Ok(()) };
+    // Where there are limits, one of them may hold what counts more.
+    if !planner.limits_of(&released).is_empty() {
+        return Ok(());
+    }
     let queue = planner.queue_of(&released).0;
     for (key, task) in &truth.tasks {
         if let Some(Found::Open(_, other)) = planner.find(*key)
@@ -330,23 +355,6 @@ pub fn priorities_hold(truth: &Truth, planner: &Planner, ticket: Ticket) -> Held
             );
             return broken("priorities_hold", detail);
         }
-    }
-    Ok(())
-}
-
-/// What an open task is to do can always be read.
-pub fn payloads_stay(name: &str, spec: Option<&TaskSpec>, at: (u64, u32)) -> Held {
-    match spec {
-        Some(spec) if spec.as_pb().task_id == name => Ok(()),
-        _ => broken("payloads_stay", format!("{name}: nothing to be read at {}.{}", at.0, at.1)),
-    }
-}
-
-/// Trimming never takes away what somebody has yet to read.
-pub fn nobody_is_cut_off(cursor: u64, first: u64, who: &str) -> Held {
-    if cursor + 1 < first {
-        let detail = format!("{who} has read up to {cursor}; the log begins at {first}");
-        return broken("nobody_is_cut_off", detail);
     }
     Ok(())
 }
@@ -388,12 +396,4 @@ pub fn nothing_is_forgotten(
     let detail =
         format!("{}: {state:?}; the leader: {place}, {knows:?}, says {reasons:?}", task.name);
     broken("nothing_is_forgotten", detail)
-}
-
-/// A service stops before an event that it is too old for.
-pub fn old_readers_stop(cursor: u64, newer: u64, who: &str) -> Held {
-    if cursor >= newer {
-        return broken("old_readers_stop", format!("{who} read beyond {newer}, up to {cursor}"));
-    }
-    Ok(())
 }

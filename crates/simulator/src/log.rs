@@ -7,6 +7,7 @@ use bus::Message;
 use bytes::Bytes;
 use common::{
     event::Event,
+    id::TaskKey,
     subject,
     time::Timestamp,
     wire::{self, Received},
@@ -24,6 +25,8 @@ pub struct Publish {
     pub first_only: bool,
     /// Only right after this message.
     pub after: Option<u64>,
+    /// The task of a tick, which must not be new again while this is under way.
+    pub run: Option<TaskKey>,
 }
 
 impl Publish {
@@ -37,7 +40,7 @@ impl Publish {
                 (subject::BUNDLE.to_owned(), wire::bundle(encoded))
             }
         };
-        Self { subject, payload, first_only: false, after: None }
+        Self { subject, payload, first_only: false, after: None, run: None }
     }
 }
 
@@ -88,6 +91,11 @@ impl Log {
     /// A message, if the log still has it.
     pub fn get(&self, sequence: u64) -> Option<&Message> {
         (sequence >= self.first).then(|| self.messages.get(sequence as usize - 1)).flatten()
+    }
+
+    /// The message of a subject that takes one.
+    pub fn keyed(&self, subject: &str) -> Option<&Message> {
+        self.keyed.get(subject).and_then(|sequence| self.get(*sequence))
     }
 
     /// The messages after a cursor, at most so many. `None`: the log no longer has what comes next.

@@ -80,13 +80,14 @@ fn main() -> anyhow::Result<ExitCode> {
 /// Flow control: each seed's steps, and as many releases to compare shares by.
 fn flow(options: &Options, seeds: std::ops::Range<u64>) -> anyhow::Result<ExitCode> {
     let begun = now();
-    let (mut sum, mut refused, mut terms) = (Sum::default(), 0, 0);
+    let (mut sum, mut refused, mut terms, mut cuts) = (Sum::default(), 0, 0, 0);
     let mut found = None;
     for seed in seeds {
         let outcome = simulator::flow::run(seed, options.steps);
         (sum.seeds, sum.steps) = (sum.seeds + 1, sum.steps + outcome.steps);
         sum.begun += outcome.released;
         (refused, terms) = (refused + outcome.refused, terms + outcome.terms);
+        cuts += outcome.cuts;
         let shares = simulator::flow::shares::run(seed, options.steps as usize).err();
         found = outcome.broken.or(shares).map(|broken| (seed, outcome.steps, broken));
         if let Some((seed, step, broken)) = &found {
@@ -104,6 +105,7 @@ fn flow(options: &Options, seeds: std::ops::Range<u64>) -> anyhow::Result<ExitCo
         "released": sum.begun,
         "refused": refused,
         "terms": terms,
+        "cuts": cuts,
         "mutant": options.mutant,
         "broken": found.as_ref().map(|(.., broken)| broken.invariant),
         "detail": found.as_ref().map(|(.., broken)| broken.detail.as_str()),

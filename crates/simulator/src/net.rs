@@ -66,7 +66,7 @@ impl World {
         let lost = self.fault(self.setup.lost_answers, 25);
         let (token, answer) = match &flight.what {
             What::Log(publish) => {
-                let answer = self.store(publish)?;
+                let answer = self.store(publish, flight.lane)?;
                 if lost {
                     // The publisher sends it again.
                     self.note(|_| "its answer is lost: it is sent again".to_owned());
@@ -98,13 +98,13 @@ impl World {
         Ok(())
     }
 
-    fn store(&mut self, publish: &Publish) -> Result<Answer, Broken> {
+    fn store(&mut self, publish: &Publish, from: u64) -> Result<Answer, Broken> {
         let Some(sequence) = self.log.append(publish, self.now_us) else {
             self.note(|_| format!("{} is refused by the log", publish.subject));
             return Ok(Answer::AlreadyThere);
         };
         let message = self.log.get(sequence).expect("invariant: it was just stored");
-        self.truth.stored(message)?;
+        self.truth.stored(message, from)?;
         self.note(|world| format!("log {sequence}: {}", describe(world, sequence)));
         Ok(Answer::Stored(sequence))
     }

@@ -6,7 +6,7 @@ use prost::Message as _;
 use scheduler::plan::{Found, Planner};
 
 use crate::{
-    client::Order,
+    client::{Order, documents},
     invariants::{self, Broken},
     log::Publish,
     net::What,
@@ -19,6 +19,9 @@ use crate::{
 /// Rounds of two seconds; the longest chain of waits is a worker that is found dead, a message that
 /// comes again, and a comparison of the work queue with the backlog, several times over.
 const ROUNDS_MAX: u64 = 600;
+
+/// Until then schedules fire: for longer than it takes until somebody leads.
+const FIRES_UNTIL: u64 = 24;
 
 /// Lets everything settle, and looks at what is left.
 pub fn quiesce(world: &mut World, seed: u64) -> Result<(), Broken> {
@@ -56,6 +59,11 @@ pub fn quiesce(world: &mut World, seed: u64) -> Result<(), Broken> {
             let queues = crate::client::QUEUES.iter().map(|q| Some(crate::client::queue(q)));
             let held = queues.chain([None]).filter(|q| world.truth.is_held(q.as_ref()));
             world.client.orders = held.map(|queue| Order::Pause(queue, false)).collect();
+            if round >= FIRES_UNTIL {
+                look_at_ticks(world)?;
+                let rest = documents::rest(world);
+                world.client.orders.extend((!rest.is_empty()).then_some(Order::Documents(rest)));
+            }
         }
         if round > 20 && settled(world) {
             break;
@@ -99,8 +107,17 @@ fn forgotten(world: &World, planner: &Planner, key: TaskKey, task: &Task) -> Res
     invariants::nothing_is_forgotten(&world.truth, key, planner, &reasons, world.deserted)
 }
 
+/// Where somebody leads, no tick is forgotten.
+fn look_at_ticks(world: &World) -> Result<(), Broken> {
+    let Some(leader) = world.schedulers.iter().flatten().find(|s| s.decides(world)) else {
+        return Ok(());
+    };
+    invariants::no_tick_is_forgotten(&world.truth, leader.planner.clock())
+}
+
 fn settled(world: &World) -> bool {
     left(world).next().is_none()
+        && documents::rest(world).is_empty()
         && world.net.is_empty()
         && (world.deserted.is_some() || world.queue.messages.is_empty())
         && world.ledger.cursor == world.log.last()
@@ -155,7 +172,10 @@ fn too_old(world: &mut World) -> Result<(), Broken> {
     let sequence = world.log.last() + 1;
     let lane = world.fresh();
     let subject = subject::event("completed");
-    world.send(lane, What::Log(Publish { subject, payload, first_only: false, after: None }));
+    world.send(
+        lane,
+        What::Log(Publish { subject, payload, first_only: false, after: None, run: None }),
+    );
     world.land()?;
     let lane = world.fresh();
     let more = crate::client::policy(None, true);

@@ -2,6 +2,7 @@
 //! its own, so that it can be killed or stand still between any two. All decisions are the product's.
 
 mod act;
+mod fire;
 mod releases;
 pub mod start;
 mod steps;
@@ -63,6 +64,8 @@ enum Stage {
     Recalling { sequence: u64, rest: Vec<(u64, Vec<Ticket>)>, token: u64, since_us: i64 },
     /// What is carried over a cut, or the cut itself, is on its way.
     Trimming { token: u64, says: bool, since_us: i64 },
+    /// Ticks are decided: their tasks, and what is said about others, are on their way.
+    Firing(Box<fire::Firing>),
     /// The event of an order is on its way.
     Ordering {
         event: Box<Event>,
@@ -77,6 +80,8 @@ enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Point {
     Decide,
+    Keys,
+    Fire,
     Release,
     Fence,
     FindOut,

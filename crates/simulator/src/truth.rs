@@ -3,19 +3,26 @@
 //! It uses the product's fold only for what a task's state is; what follows from events about
 //! attempts, losses and dependencies it counts again by itself.
 
+mod schedules;
+mod types;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bus::Message;
 use common::{
     event::{Event, Kind, Policy, TaskEvent},
-    id::{QueueName, TaskKey},
+    id::{QueueName, TaskId, TaskKey},
     lifecycle::{self, Cause, Phase, State},
     pb,
-    policy::Policies,
+    policy::{
+        Body, Document, Kind as Of, Policies,
+        schedule::{Schedule, tick_of},
+    },
     task::{On, TaskSpec},
 };
 use scheduler::office::Out;
 
+use self::{schedules::Schedules, types::Types};
 use crate::invariants::{self, Broken};
 
 /// A task as the onlooker sees it.
@@ -43,6 +50,8 @@ pub struct Task {
     pub ended: Option<(u64, Phase)>,
     /// The priority that was asked for last.
     pub priority: u8,
+    /// The version of its type that it got its executor from, and the message that says so.
+    pub resolved: Option<(u64, u64)>,
 }
 
 impl Task {
@@ -74,42 +83,82 @@ pub struct Truth {
     pub pauses: Vec<(u64, Option<QueueName>, bool)>,
     /// Limits, schedules and task types as one knows them who began with the log.
     pub policies: Policies,
+    /// Where schedules stand.
+    pub schedules: Schedules,
+    /// Task types, and who has their places.
+    pub types: Types,
 }
 
 impl Truth {
-    /// Takes in what the log has just stored.
-    pub fn stored(&mut self, message: &Message) -> Result<(), Broken> {
+    /// Takes in what the log has just stored, and who sent it: the number of a connection.
+    pub fn stored(&mut self, message: &Message, lane: u64) -> Result<(), Broken> {
+        self.schedules.read(message.at);
         for (index, item) in (0..).zip(&message.items) {
             match item {
-                Ok(Event::Task(event)) => self.task((message.sequence, index), event)?,
-                Ok(Event::Policy(event)) => self.policy(message.sequence, &event.policy),
+                Ok(Event::Task(event)) => self.task((message.sequence, index), event, lane)?,
+                Ok(Event::Policy(event)) => self.policy(message.sequence, &event.policy)?,
                 Err(_) => {}
             }
         }
         Ok(())
     }
 
-    fn policy(&mut self, sequence: u64, policy: &Policy) {
+    fn policy(&mut self, sequence: u64, policy: &Policy) -> Result<(), Broken> {
         let (queue, began) = match policy {
             Policy::Paused(pause) => (&pause.queue, true),
             Policy::Resumed { queue } => (queue, false),
             Policy::Trimmed(trimmed) => {
                 self.trimmed(sequence, trimmed.floor);
-                return;
+                return Ok(());
             }
             Policy::Document(document) => {
-                self.policies.fold(sequence, document);
-                return;
+                self.document(sequence, document);
+                return Ok(());
             }
-            Policy::ScheduleAdvanced(_) => return,
+            Policy::ScheduleAdvanced(advanced) => {
+                return self.schedules.advanced(sequence, advanced);
+            }
         };
         self.pauses.push((sequence, queue.clone(), began));
+        Ok(())
+    }
+
+    fn document(&mut self, sequence: u64, document: &Document) {
+        if !self.policies.fold(sequence, document) {
+            return;
+        }
+        let (name, version) = (document.name.as_str(), document.version);
+        match &document.body {
+            Body::Schedule(body) => {
+                let schedule =
+                    Schedule::parse(body).expect("invariant: it was made by the simulator");
+                self.schedules.set(sequence, name, Some(schedule));
+            }
+            Body::Removed(Of::Schedule) => self.schedules.set(sequence, name, None),
+            Body::TaskType(body) => self.types.set(sequence, name, Some((version, body))),
+            Body::Removed(Of::TaskType) => self.types.set(sequence, name, None),
+            Body::Limit(_) | Body::Removed(Of::Limit) => {}
+        }
+    }
+
+    /// Tasks of a schedule that are open after a message.
+    pub fn open_runs(&self, name: &str, sequence: u64) -> usize {
+        let is_open = |task: &&Task| {
+            let state = task.at(sequence).filter(|_| task.place.0 <= sequence);
+            state.is_some_and(|state| !state.phase.is_terminal())
+        };
+        let of = |task: &&Task| {
+            let run = task.spec.as_ref().and_then(tick_of);
+            run.is_some_and(|(schedule, _)| schedule == name)
+        };
+        self.tasks.values().filter(of).filter(is_open).count()
     }
 
     /// What ended before the floor is forgotten: its id is new.
     fn trimmed(&mut self, sequence: u64, floor: u64) {
         // The versions of what was removed before begin anew.
         self.policies.trimmed(floor);
+        self.types.trimmed(floor);
         for (key, task) in &mut self.tasks {
             if task.state().is_some() && task.ended.is_some_and(|(at, _)| at < floor) {
                 task.states.push((sequence, None));
@@ -136,9 +185,14 @@ impl Truth {
         last.is_some_and(|(_, _, began)| *began)
     }
 
-    fn task(&mut self, at: (u64, u32), event: &TaskEvent) -> Result<(), Broken> {
+    fn task(&mut self, at: (u64, u32), event: &TaskEvent, lane: u64) -> Result<(), Broken> {
         let key = TaskKey::new(&event.tenant, &event.id);
         let before = self.tasks.get(&key).and_then(Task::state);
+        if let Kind::Created(spec) = &event.kind
+            && let Some((name, Some(tick))) = tick_of(spec)
+        {
+            self.schedules.created(at.0, (name, tick), before.is_none())?;
+        }
         let Ok(after) = lifecycle::apply(before, &event.kind) else { return Ok(()) };
         if before.is_none() {
             let older = self.tasks.remove(&key);
@@ -154,6 +208,13 @@ impl Truth {
         invariants::losses_are_counted_once(task, after)?;
         if let Kind::Reprioritised(body) = &event.kind {
             task.priority = body.priority as u8;
+        }
+        if let Kind::Resolved(body) = &event.kind {
+            let of = task.spec.as_ref().expect("invariant: a task that is resolved was submitted");
+            self.types.resolved((at.0, lane), (task, of.as_pb()), body)?;
+            task.spec = Some(body.spec.clone());
+            task.priority = body.spec.priority();
+            task.resolved = Some((body.version, at.0));
         }
         if let Kind::Created(spec) = &event.kind {
             task.spec = Some(spec.as_ref().clone());
@@ -229,6 +290,7 @@ fn new_task(at: (u64, u32), event: &TaskEvent, older: Option<Task>) -> Task {
         tries: 0,
         ended: None,
         priority,
+        resolved: None,
     }
 }
 
@@ -265,6 +327,11 @@ impl Task {
             _ => {}
         }
     }
+}
+
+/// The id of a submission that has one.
+pub fn id_of(spec: &TaskSpec) -> TaskId {
+    spec.id().expect("invariant: what is in the log has an id")
 }
 
 /// The attempt that an event is about; 0 is none.

@@ -46,6 +46,8 @@ pub struct Setup {
     pub refusals: bool,
     /// The log is trimmed.
     pub trims: bool,
+    /// There are schedules and task types.
+    pub policies: bool,
     /// At the end nobody serves the second queue any more.
     pub deserted: bool,
 }
@@ -69,6 +71,7 @@ impl Setup {
             workers: 1 + usize::from(often(3)) + usize::from(often(2)),
             ids: if often(2) { 4 } else { 10 },
             window_max: if often(2) { 2 } else { 16 },
+            policies: often(3),
         }
     }
 }
@@ -293,14 +296,16 @@ impl World {
         }
     }
 
-    /// The tasks whose attempts lie in the work queue or are under way to it.
+    /// The tasks whose attempts lie in the work queue or are under way to it, and the tasks of ticks that
+    /// somebody may yet create.
     pub fn about(&self) -> impl Iterator<Item = TaskKey> {
-        let sent = self.net.iter().filter_map(|flight| match &flight.what {
-            What::Release { message, .. } => Some(::scheduler::outgoing::attempts(&message.1)),
-            What::Log(_) => None,
+        let sent = self.net.iter().map(|flight| match &flight.what {
+            What::Release { message, .. } => ::scheduler::outgoing::attempts(&message.1),
+            What::Log(publish) => publish.run.map(|run| (run, 0)).into_iter().collect(),
         });
         let lie = self.queue.out().into_iter();
-        lie.chain(sent.flatten()).map(|(key, _)| key)
+        let firing = self.schedulers.iter().flatten().flat_map(|scheduler| scheduler.firing());
+        lie.chain(sent.flatten()).map(|(key, _)| key).chain(firing)
     }
 
     /// Every worker hears that it should end an attempt, unless the word is lost.

@@ -4,7 +4,7 @@
 //! system accounts CPU, memory and disk by parent and child: a parent of one command only knows what
 //! exactly that command and its children used. And whatever the command leaves behind comes back to
 //! it, as their subreaper, so that nothing outlives the attempt, not even when the worker is killed:
-//! the end of the socket is the order to kill.
+//! the end of the socket is the order to kill. The attempt's own folder is removed here too.
 //!
 //! Its standard input is one end of a socket pair. It reads one line, the `Order`, and later the
 //! words `term` and `kill`; it writes what it has to say (`Said`), a line each: that the command runs,
@@ -12,12 +12,16 @@
 //! tokio: it is there for every single command and must start fast.
 
 mod accounting;
+mod folder;
 pub mod limits;
+pub(crate) mod oom;
 mod reap;
+mod tree;
 mod watch;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::{
         fd::AsFd as _,
@@ -31,7 +35,10 @@ use std::{
 };
 
 use common::limits::OBJECT_BYTES_MAX;
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::Signal,
+    unistd::{dup2_stderr, dup2_stdout},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::program::{self, Missing};
@@ -59,6 +66,8 @@ pub(crate) struct Order {
     pub(crate) executable: String,
     /// How often it is to be said what was used so far; zero for never.
     pub(crate) measure_every: Duration,
+    /// A folder of this attempt alone, which goes with it.
+    pub(crate) folder: Option<String>,
 }
 
 /// What the attendant has to say.
@@ -108,14 +117,18 @@ fn attend() -> io::Result<()> {
     lines.by_ref().take(ORDER_BYTES_MAX).read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line)?;
     let socket = Arc::new(Mutex::new(socket));
+    let own = order.folder.clone();
     let report = match start(&order) {
         Ok(child) => {
-            say(&socket, &Said::Started(child.id().cast_signed()))?;
+            // A worker that is gone has closed the socket, and that ends the command.
+            let _ = say(&socket, &Said::Started(child.id().cast_signed()));
             see_through(child, order, lines, &socket)
         }
         Err(fault) => Report { error: Some(fault), ..Report::default() },
     };
-    say(&socket, &Said::Report(Box::new(report)))
+    let said = say(&socket, &Said::Report(Box::new(report)));
+    // Nobody waits for this, and a worker that is gone has not done it.
+    own.map_or(Ok(()), |own| folder::remove(Path::new(&own))).and(said)
 }
 
 fn say(socket: &Mutex<UnixStream>, what: &Said) -> io::Result<()> {
@@ -151,29 +164,38 @@ fn start(order: &Order) -> Result<Child, Fault> {
     })?;
     reap::adopt_orphans()
         .map_err(|e| fault("cannot_start", format!("cannot become subreaper: {e}")))?;
-    command(order, name, &file).spawn().map_err(|e| {
+    let child = oom::first(|| command(order, name, &file).spawn()).map_err(|e| {
         fault("cannot_start", format!("the program {name:?} could not be started: {e}"))
-    })
+    })?;
+    // Where it cannot, the output ends with this process.
+    let _ = let_go_of_output();
+    Ok(child)
+}
+
+/// Leaves the output to the command alone: it ends with the last of its processes.
+fn let_go_of_output() -> io::Result<()> {
+    let nowhere = File::options().write(true).open("/dev/null")?;
+    dup2_stdout(&nowhere)?;
+    Ok(dup2_stderr(&nowhere)?)
 }
 
 /// The command itself, or the step that sets its limits and then becomes it.
 fn command(order: &Order, name: &str, file: &Path) -> Command {
     let arguments = order.argv.iter().skip(1);
-    let mut command = if order.limits == Limits::default() {
-        let mut command = Command::new(file);
-        command.arg0(name);
-        command
-    } else {
+    let mut command = if order.limits.are_of_the_system() {
         let limits = serde_json::to_string(&order.limits).unwrap_or_default();
         let mut command = Command::new(&order.executable);
         command.args(["become", &limits]).arg(file).arg(name);
+        command.env_clear().envs(order.env.iter().map(|(name, value)| (limits::held(name), value)));
+        command
+    } else {
+        let mut command = Command::new(file);
+        command.arg0(name).env_clear().envs(&order.env);
         command
     };
     command
         .args(arguments)
         .current_dir(&order.cwd)
-        .env_clear()
-        .envs(&order.env)
         .stdin(if order.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .process_group(0)
         // Makes it a fork: a child that shares this process's memory until it executes would be
@@ -190,6 +212,7 @@ fn see_through(
     socket: &Arc<Mutex<UnixStream>>,
 ) -> Report {
     let before = accounting::disk();
+    let kills = oom::kills();
     let tell = Tell { every: order.measure_every, socket: socket.clone(), before };
     let watch = Watch::start(order.limits, tell);
     let group = Arc::new(Mutex::new(Group::of(child.id())));
@@ -208,8 +231,8 @@ fn see_through(
             report.error = Some(Fault { code: "cannot_wait".into(), message });
         }
     }
-    let (reached, memory) = watch.finish();
-    report.used = accounting::all(before, memory);
+    let seen = watch.finish();
+    report.used = accounting::all(before, seen.memory, seen.lost_seconds);
     let enforced = match report.signal {
         Some(signal) if signal == Signal::SIGXCPU as i32 => {
             order.limits.cpu_seconds.map(|most| ("cpu_seconds", most))
@@ -219,13 +242,21 @@ fn see_through(
         }
         _ => None,
     };
-    report.exceeded = reached.or(enforced).map(|(name, most)| limits::reached(name, most));
+    report.exceeded = seen.reached.or(enforced).map(|(name, most)| limits::reached(name, most));
+    if report.exceeded.is_none() {
+        report.exceeded = oom::fault(&report, kills, oom::kills());
+    }
     report
 }
 
-/// Ends the command as the worker says; the end of the socket says `kill`.
+/// Ends the command as the worker says; the end of the socket says `kill`. What has left the
+/// command's group is asked by nobody, and is killed with the rest: it is still below this process.
 fn obey(mut lines: BufReader<UnixStream>, group: &Mutex<Group>) {
     let signal = |signal| group.lock().unwrap_or_else(PoisonError::into_inner).signal(signal);
+    let kill = || {
+        signal(Signal::SIGKILL);
+        watch::end(tree::descendants);
+    };
     let mut line = String::new();
     loop {
         line.clear();
@@ -233,12 +264,12 @@ fn obey(mut lines: BufReader<UnixStream>, group: &Mutex<Group>) {
             Ok(read) if read > 0 && line.trim() == "term" => signal(Signal::SIGTERM),
             Ok(read) if read > 0 && line.trim() != "kill" => {}
             Ok(read) => {
-                signal(Signal::SIGKILL);
+                kill();
                 if read == 0 {
                     return;
                 }
             }
-            Err(_) => return signal(Signal::SIGKILL),
+            Err(_) => return kill(),
         }
     }
 }

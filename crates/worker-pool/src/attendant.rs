@@ -9,7 +9,7 @@ use futures::{
 };
 use jetmill_sdk::worker::{AttemptContext, OutputStream};
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tokio::{
@@ -32,8 +32,9 @@ use crate::{
 /// How long the pipes may stay open after everything that was started has ended: somebody else may
 /// have been handed one.
 const PIPES_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How long the attendant may take to be gone after its report.
-const GONE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long the attendant may take to be gone after its report. A large folder takes it longer: it
+/// goes on alone. Short enough that the end of a killed command is still told in time.
+const GONE_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Longest report, in bytes.
 const REPORT_BYTES_MAX: u64 = 64 * 1024;
 
@@ -42,6 +43,8 @@ pub(crate) struct Attendant {
     process: Child,
     lines: BufReader<OwnedReadHalf>,
     orders: OwnedWriteHalf,
+    /// The attempt's own folder, which the attendant removes.
+    folder: Option<String>,
 }
 
 /// What becomes of the command's output.
@@ -79,7 +82,7 @@ impl Attendant {
         let mut line = serde_json::to_vec(order)?;
         line.push(b'\n');
         orders.write_all(&line).await?;
-        Ok(Self { process, lines: BufReader::new(lines), orders })
+        Ok(Self { process, lines: BufReader::new(lines), orders, folder: order.folder.clone() })
     }
 
     /// Carries the output on and waits for the end, which it brings about when the attempt must end.
@@ -115,8 +118,12 @@ impl Attendant {
             tracing::warn!("a pipe of a command outlived the command");
         }
         drop(pipes);
-        if timeout(GONE_WAIT_MAX, self.process.wait()).await.is_err() {
-            tracing::warn!("the attendant of a command is slow to end");
+        match (timeout(GONE_WAIT_MAX, self.process.wait()).await, self.folder) {
+            (Err(_), folder) => tracing::warn!(folder, "the attendant of a command is slow to end"),
+            (Ok(Ok(status)), Some(folder)) if !status.success() => {
+                tracing::warn!(folder, "the folder of an attempt may not be removed: remove it");
+            }
+            (Ok(_), _) => {}
         }
         Ended { report, out: out.finish(), err: err.finish() }
     }
@@ -138,8 +145,10 @@ async fn report(lines: &mut BufReader<OwnedReadHalf>, attempt: &AttemptContext) 
             Some(Said::Used(used)) => attempt.used(used.to_pb()),
             Some(Said::Report(report)) => return Some(*report),
             None => {
-                if let Some(pid) = started {
-                    let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+                if let Some(pid) = started.map(Pid::from_raw) {
+                    let _ = killpg(pid, Signal::SIGKILL);
+                    // It may have left its group.
+                    let _ = kill(pid, Signal::SIGKILL);
                 }
                 return None;
             }

@@ -137,7 +137,7 @@ impl Docker {
         let default = Limits { processes: Some(limits::CONTAINER_PROCESSES), ..Limits::default() };
         let granted = default.of_task(self.most, Some(&asked));
         let granted = granted.map_err(|why| AttemptError::permanent("forbidden_limit", why))?;
-        let secrets = self.environment.secrets(&docker.secrets)?;
+        let secrets = self.environment.secrets(&docker.secrets, role)?;
         let redactor = Redactor::new(secrets.values().map(String::as_str));
         let given = docker.env.clone().into_iter();
         let facts = environment::of_attempt(execution, traceparent);

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use jetmill_sdk::worker::{AttemptError, Execution};
 
+use crate::roles::Role;
+
 /// Variables that every command gets when the configuration says nothing else.
 pub(crate) const ENV_ALLOW: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER"];
 /// The secret `env:TOKEN` is the worker's variable `JETMILL_SECRET_TOKEN`: a task can ask for what
@@ -70,8 +72,13 @@ impl Environment {
         &self.allowed
     }
 
-    /// The value of a secret: `env:NAME` or `file:NAME`.
-    pub(crate) fn secret(&self, reference: &str) -> Result<String, AttemptError> {
+    /// The value of a secret, `env:NAME` or `file:NAME`, for a task of this role.
+    pub(crate) fn secret(
+        &self,
+        reference: &str,
+        role: Option<&Role>,
+    ) -> Result<String, AttemptError> {
+        role.map_or(Ok(()), |role| role.check_secret(reference))?;
         let missing = |what: String| AttemptError::permanent("secret_not_found", what);
         match reference.split_once(':') {
             Some(("env", name)) => self.secrets.get(name).cloned().ok_or_else(|| {
@@ -88,10 +95,11 @@ impl Environment {
     pub(crate) fn secrets<'a>(
         &self,
         references: impl IntoIterator<Item = (&'a String, &'a String)>,
+        role: Option<&Role>,
     ) -> Result<BTreeMap<String, String>, AttemptError> {
         references
             .into_iter()
-            .map(|(variable, reference)| Ok((variable.clone(), self.secret(reference)?)))
+            .map(|(variable, reference)| Ok((variable.clone(), self.secret(reference, role)?)))
             .collect()
     }
 
@@ -143,12 +151,12 @@ mod tests {
         let more = [("JETMILL_NATS_URL".to_owned(), "nats://127.0.0.1:1".to_owned())];
         let more = environment.clone().with(more.into());
         assert_eq!(more.allowed().keys().collect::<Vec<_>>(), ["JETMILL_NATS_URL", "PATH"]);
-        assert_eq!(environment.secret("env:TOKEN").as_deref(), Ok("value"));
-        assert_eq!(environment.secret("file:token").as_deref(), Ok("from file"));
+        assert_eq!(environment.secret("env:TOKEN", None).as_deref(), Ok("value"));
+        assert_eq!(environment.secret("file:token", None).as_deref(), Ok("from file"));
         for refused in
             ["env:OTHER", "env:PATH", "file:../token", "file:out", "file:none", "file:", "x"]
         {
-            let error = environment.secret(refused).expect_err(refused);
+            let error = environment.secret(refused, None).expect_err(refused);
             assert_eq!(error.code, "secret_not_found");
             assert!(!error.retryable);
         }

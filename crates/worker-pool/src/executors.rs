@@ -40,10 +40,7 @@ impl Executor for Executors {
             match spec.executor() {
                 How::Shell(shell) => self.shell.run(&attempt, shell, role, &traceparent).await,
                 How::Nats(nats) => nats::run(&self.bus, &attempt, nats, &traceparent).await,
-                How::Http(http) => {
-                    let hosts = role.map_or(&[][..], |role| &role.hosts);
-                    self.http.run(&attempt, http, hosts, &traceparent).await
-                }
+                How::Http(http) => self.http.run(&attempt, http, role, &traceparent).await,
                 How::Lua(lua) => self.lua.run(&attempt, lua).await,
                 How::Docker(docker) => self.docker.run(&attempt, docker, role, &traceparent).await,
                 How::Worker(worker) => AttemptResult::failure(AttemptError::retryable(

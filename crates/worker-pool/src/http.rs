@@ -2,7 +2,7 @@
 //!
 //! It trusts neither the task nor the server: which hosts and addresses it reaches is the worker's
 //! configuration (`access`), redirects are followed here, one by one, under the same rules, and what
-//! a task gives for one server is not sent to another.
+//! a task gives for one server, headers and body, is not sent to another.
 
 pub(crate) mod access;
 mod answer;
@@ -17,7 +17,7 @@ use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult};
 use reqwest::{Client, Response, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use crate::{environment::Environment, redact::Redactor};
+use crate::{environment::Environment, redact::Redactor, roles::Role};
 use access::{Access, Forbidden, Host};
 use answer::Answer;
 use plan::Plan;
@@ -110,15 +110,16 @@ impl Http {
         Ok(Self { client, access, environment, clock })
     }
 
-    /// Makes the request of an attempt; `hosts` is the role's list, empty for every host.
+    /// Makes the request of an attempt.
     pub(crate) async fn run(
         &self,
         attempt: &AttemptContext,
         http: &pb::Http,
-        hosts: &[Host],
+        role: Option<&Role>,
         traceparent: &str,
     ) -> AttemptResult {
-        let plan = Plan::new(attempt.execution(), http, &self.environment, traceparent);
+        let hosts = role.map_or(&[][..], |role| &role.hosts);
+        let plan = Plan::new(attempt.execution(), http, &self.environment, role, traceparent);
         let (plan, redactor) = match plan {
             Ok(plan) => plan,
             Err(error) => return AttemptResult::failure(error),

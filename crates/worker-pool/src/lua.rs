@@ -14,7 +14,7 @@ use common::{limits, pb, time::Clock, usage};
 use jetmill_sdk::worker::{AttemptContext, AttemptError, AttemptResult, OutputStream};
 
 use crate::{
-    attend::{Order, Report, limits::Limits},
+    attend::{Order, Report, limits::Limits, oom::OUT_OF_MEMORY},
     attendant::{Attendant, Streams},
     redact::Redactor,
 };
@@ -129,6 +129,9 @@ fn crash(report: &Report) -> AttemptError {
         return AttemptError::retryable(fault.code.clone(), message);
     }
     if let Some(fault) = &report.exceeded {
+        if fault.code == OUT_OF_MEMORY {
+            return AttemptError::retryable(OUT_OF_MEMORY, fault.message.clone());
+        }
         return AttemptError::permanent(fault.code.clone(), fault.message.clone());
     }
     match (report.exit, report.signal) {

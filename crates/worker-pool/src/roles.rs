@@ -17,8 +17,6 @@ use jetmill_sdk::worker::AttemptError;
 
 use crate::{docker::access::Network, http::access::Host, program};
 
-/// Variables that make a program run another one, besides `LD_*`.
-const VARIABLES: [&str; 4] = ["PATH", "ENV", "BASH_ENV", "IFS"];
 /// The role of tasks that name none, where it is configured.
 pub const DEFAULT: &str = "default";
 
@@ -31,8 +29,14 @@ pub struct Role {
     pub executors: Vec<String>,
     /// Programs, by name or path, and the arguments that must follow: `cargo test`.
     pub commands: Vec<String>,
+    /// Variables that a task may set for one of `commands`; where there are commands and no
+    /// variables, none: too many of them make a program run another one, each its own.
+    pub env: Vec<String>,
     /// Folders in which, and in whose folders, commands may start and containers have mounts.
     pub paths: Vec<PathBuf>,
+    /// Secrets, as tasks refer to them: `env:NAME`, `file:NAME`. `None` is every one, and an empty
+    /// list none.
+    pub secrets: Option<Vec<String>>,
     /// Hosts that may be asked.
     pub hosts: Vec<Host>,
     /// Images of containers, as tasks name them.
@@ -121,11 +125,9 @@ impl Role {
             return Ok(None);
         }
         let Command { argv, cwd, env } = command;
-        let variable =
-            env.iter().find(|name| VARIABLES.contains(&name.as_str()) || name.starts_with("LD_"));
-        if let Some(variable) = variable {
-            let what = format!("the variable {variable}, which changes what a command runs");
-            return Err(self.refuse("forbidden_command", &what, self.commands.iter()));
+        if let Some(variable) = env.iter().find(|name| !self.env.contains(name)) {
+            let what = format!("the variable {variable}, which may change what a command runs");
+            return Err(self.refuse("forbidden_command", &what, self.env.iter()));
         }
         let what = format!("the command {:?}", argv.join(" "));
         let refused = || self.refuse("forbidden_command", &what, self.commands.iter());
@@ -143,6 +145,17 @@ impl Role {
             (follow && is_same(&own, &file)).then_some(own)
         });
         rules.into_iter().next().map(Some).ok_or_else(refused)
+    }
+
+    /// Judges a reference to a secret.
+    pub(crate) fn check_secret(&self, reference: &str) -> Result<(), AttemptError> {
+        match &self.secrets {
+            Some(allowed) if !allowed.iter().any(|one| one == reference) => {
+                let what = format!("the secret {reference:?}");
+                Err(self.refuse("forbidden_secret", &what, allowed.iter()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Judges a working directory; returns it without links and `..`.

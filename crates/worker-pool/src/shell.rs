@@ -41,8 +41,8 @@ pub struct Bounds {
 struct Plan {
     order: Order,
     redactor: Redactor,
-    /// A fresh working directory, removed with the attempt.
-    _folder: Option<tempfile::TempDir>,
+    /// A fresh working directory, which the attendant removes; empty until there is one.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Shell {
@@ -59,12 +59,16 @@ impl Shell {
         role: Option<&Role>,
         traceparent: &str,
     ) -> AttemptResult {
-        let plan = match self.plan(attempt, shell, role, traceparent) {
+        let mut plan = match self.plan(attempt, shell, role, traceparent) {
             Ok(plan) => plan,
             Err(error) => return AttemptResult::failure(error),
         };
         let mut ended = match Attendant::start(&self.executable, &plan.order).await {
-            Ok(attendant) => attendant.attend(attempt, &plan.redactor, &STREAMS).await,
+            Ok(attendant) => {
+                // It is the attendant's from here on.
+                plan.folder.take().map(tempfile::TempDir::keep);
+                attendant.attend(attempt, &plan.redactor, &STREAMS).await
+            }
             Err(error) => {
                 let message = format!("the command's attendant could not be started: {error}");
                 return AttemptResult::failure(AttemptError::retryable("cannot_start", message));
@@ -96,7 +100,7 @@ impl Shell {
         let mut env = self.environment.allowed().clone();
         env.extend(shell.env.clone());
         env.extend(environment::of_attempt(execution, traceparent));
-        let secrets = self.environment.secrets(&shell.secrets)?;
+        let secrets = self.environment.secrets(&shell.secrets, role)?;
         let redactor = Redactor::new(secrets.values().map(String::as_str));
         env.extend(secrets);
         let (folder, cwd) = working_directory(&shell.cwd, role)?;
@@ -121,8 +125,9 @@ impl Shell {
             limits: self.limits(shell.limits.as_ref())?,
             executable: self.executable.to_string_lossy().into_owned(),
             measure_every: attempt.measure_every(),
+            folder: folder.as_ref().map(|own| own.path().to_string_lossy().into_owned()),
         };
-        Ok(Plan { order, redactor, _folder: folder })
+        Ok(Plan { order, redactor, folder })
     }
 
     fn limits(&self, asked: Option<&pb::Limits>) -> Result<Limits, AttemptError> {
@@ -163,8 +168,9 @@ fn judge(report: &Report, ok_codes: &[i32], limits: Limits) -> Option<AttemptErr
     if let Some(fault) = &report.exceeded {
         return Some(AttemptError::retryable(fault.code.clone(), fault.message.clone()));
     }
-    // A program that was refused something ends as it likes: the limits may be why.
-    let limits = match limits.text() {
+    // A program that was refused something ends as it likes: the limits may be why. A process more is
+    // not refused, it is the end.
+    let limits = match (Limits { processes: None, ..limits }).text() {
         text if text.is_empty() => text,
         text => format!("; its limits: {text}"),
     };

@@ -77,7 +77,7 @@ async fn messages_of_s2(dev: &Dev, client: &async_nats::Client) -> anyhow::Resul
     let listed = cli_json(dev, &["ls", "--where", "subsystem = healing"]).await?;
     ensure!(listed["tasks"][0]["task_id"] == ID, "{listed}");
     let shown = cli(dev, &["get", ID]).await?;
-    for word in ["guardian", "port_collision_fixer", "2.500 s CPU"] {
+    for word in ["guardian", "port_collision_fixer", "CPU 2.500 s"] {
         ensure!(shown.stdout.contains(word), "{word:?} is not in {}", shown.stdout);
     }
     Ok(())

@@ -24,7 +24,7 @@ use testkit::{
 };
 
 use crate::{
-    rig::{Rig, value},
+    rig::{Rig, is_over, value},
     support::SOON,
 };
 
@@ -300,6 +300,11 @@ async fn survives_the_worker(yard: &mut Yard, known: &[&str]) -> anyhow::Result<
     for id in known {
         ensure!(yard.lives(id).await?, "{id} was ended");
     }
+    // The attempt is given up ten seconds after the worker, and delivered again after thirty.
+    eventually("the second attempt to end", 3 * SOON, async || {
+        is_over(yard.rig.task(&id).await.ok()?.state()).then_some(())
+    })
+    .await?;
     let done = yard.rig.completes(&id).await?;
     assert_eq!(done.attempts, 2);
     yard.only(known).await?;

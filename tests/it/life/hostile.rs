@@ -19,6 +19,9 @@ use tokio::{
 
 use crate::{rig::Rig, support::SOON};
 
+/// Joins its attendant's group, where no signal to its own reaches it.
+const LEAVES: [&str; 3] = ["perl", "-e", "setpgrp(0, getppid()) or die; sleep 300"];
+
 /// A row of the table: what is tried, and how that ends.
 struct Row {
     what: &'static str,
@@ -186,6 +189,11 @@ fn hogs() -> Vec<Row> {
         row(
             "a command that ignores its end",
             task("shell", &json!({ "script": "trap '' TERM; while :; do sleep 1; done" }), &flood),
+            timeout,
+        ),
+        row(
+            "a command that leaves its group",
+            task("shell", &json!({ "argv": LEAVES }), &flood),
             timeout,
         ),
         row("a flood of output", task("shell", &json!({ "argv": ["yes"] }), &flood), timeout),

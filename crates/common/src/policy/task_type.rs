@@ -187,7 +187,10 @@ fn of_tasks(task_type: &pb::TaskType) -> Vec<Violation> {
     };
     let problems = |sample| {
         let executor = task_type.executor.as_ref().map(|executor| filled(executor, sample));
-        TaskSpec::parse(spec(executor)).err().unwrap_or_default()
+        match executor.transpose() {
+            Ok(executor) => TaskSpec::parse(spec(executor)).err().unwrap_or_default(),
+            Err(violation) => vec![violation],
+        }
     };
     let [first, rest @ ..] = SAMPLES;
     let mut found = problems(first);
@@ -199,9 +202,8 @@ fn of_tasks(task_type: &pb::TaskType) -> Vec<Violation> {
 }
 
 /// The executor with something in the place of its templates.
-fn filled(executor: &pb::Executor, sample: &str) -> pb::Executor {
-    map_texts(executor, &mut |_, text| Ok::<_, ()>(fill(text, sample)))
-        .unwrap_or_else(|()| executor.clone())
+fn filled(executor: &pb::Executor, sample: &str) -> Result<pb::Executor, Violation> {
+    map_texts(executor, &mut |_, text| fill(text, sample))
 }
 
 /// The text with something in the place of what is between braces.
@@ -224,46 +226,48 @@ pub fn is_template(text: &str) -> bool {
     ["{{", "{%", "{#"].iter().any(|mark| text.contains(mark))
 }
 
-/// The executor with each of its templates replaced; the callback gets the path and the text. An
-/// executor that cannot be written as JSON and read again comes back as it is.
-pub fn map_texts<E>(
+/// The executor with each of its templates replaced; the callback gets the path and the text. One that
+/// cannot be read with what was put there is an error: it must not run as it was.
+pub fn map_texts(
     executor: &pb::Executor,
-    replace: &mut impl FnMut(&str, &str) -> Result<String, E>,
-) -> Result<pb::Executor, E> {
-    let Ok(mut value) = serde_json::to_value(executor) else { return Ok(executor.clone()) };
-    if !walk(&mut value, "executor", replace)? {
-        return Ok(executor.clone());
-    }
-    Ok(serde_json::from_value(value).unwrap_or_else(|_| executor.clone()))
+    replace: &mut impl FnMut(&str, &str) -> String,
+) -> Result<pb::Executor, Violation> {
+    let mut value = serde_json::to_value(executor).map_err(|e| unreadable(&e))?;
+    if walk(&mut value, "executor", replace) { read(value) } else { Ok(executor.clone()) }
+}
+
+fn read(value: Value) -> Result<pb::Executor, Violation> {
+    serde_json::from_value(value).map_err(|e| unreadable(&e))
+}
+
+fn unreadable(error: &serde_json::Error) -> Violation {
+    let problem = format!("cannot be read once its templates are filled: {error}");
+    Violation { field: "executor".into(), problem }
 }
 
 /// Replaces the templates below a value; whether there were any.
-fn walk<E>(
-    value: &mut Value,
-    path: &str,
-    replace: &mut impl FnMut(&str, &str) -> Result<String, E>,
-) -> Result<bool, E> {
+fn walk(value: &mut Value, path: &str, replace: &mut impl FnMut(&str, &str) -> String) -> bool {
     let mut any = false;
     match value {
         Value::String(text) if is_template(text) => {
-            *text = replace(path, text)?;
+            *text = replace(path, text);
             any = true;
         }
         Value::Array(items) => {
             for (n, item) in items.iter_mut().enumerate() {
-                any |= walk(item, &format!("{path}[{n}]"), replace)?;
+                any |= walk(item, &format!("{path}[{n}]"), replace);
             }
         }
         Value::Object(fields) => {
             for (key, field) in
                 fields.iter_mut().filter(|(key, _)| !LITERAL.contains(&key.as_str()))
             {
-                any |= walk(field, &format!("{path}.{key}"), replace)?;
+                any |= walk(field, &format!("{path}.{key}"), replace);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
-    Ok(any)
+    any
 }
 
 #[cfg(test)]
@@ -355,6 +359,14 @@ mod tests {
     }
 
     #[test]
+    fn an_executor_that_is_none_once_it_is_filled_is_an_error() {
+        let violation = read(json!({"shell": {"argv": 5}})).expect_err("no arguments");
+        assert_eq!(violation.field, "executor");
+        assert!(violation.problem.contains("once its templates are filled"), "{violation:?}");
+        assert!(read(json!({"shell": {"argv": ["true"]}})).is_ok());
+    }
+
+    #[test]
     fn a_type_of_containers_says_what_they_may_use() {
         let docker = |more: Value| {
             let mut docker = json!({"image": "alpine:3", "working_dir": "{{ input.dir }}"});
@@ -380,7 +392,7 @@ mod tests {
         let mut seen = Vec::new();
         let mapped = map_texts(&executor, &mut |path, text| {
             seen.push((path.to_owned(), text.to_owned()));
-            Ok::<_, ()>("!".into())
+            "!".into()
         });
         assert_eq!(seen, [("executor.shell.env.B".to_owned(), "{{ input.b }}".to_owned())]);
         let text = serde_json::to_string(&mapped.expect("mapped")).expect("JSON");

@@ -9,6 +9,9 @@ use worker_pool::roles::{Role, Roles};
 /// The words of executors that a role may name.
 const EXECUTORS: [&str; 6] = ["shell", "nats", "http", "lua", "docker", "worker"];
 
+/// What allows no secret at all: an empty list would read so, and is refused.
+const NONE: &str = "none";
+
 /// Reads every role, and tells everything that is wrong with them.
 pub(super) fn read(r: &mut Reader) -> Roles {
     let mut roles = BTreeMap::<String, Role>::new();
@@ -37,6 +40,7 @@ fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
             role.executors = items().map(str::to_owned).collect();
         }
         "commands" => role.commands = items().map(str::to_owned).collect(),
+        "env" => role.env = items().map(str::to_owned).collect(),
         "paths" => {
             if let Some(relative) = items().find(|path| !path.starts_with('/')) {
                 return Err(format!("must be whole paths, and has {relative:?}"));
@@ -46,13 +50,22 @@ fn set(role: &mut Role, field: &str, text: &str) -> Result<(), String> {
         "images" => role.images = items().map(str::to_owned).collect(),
         "network" => role.network = Some(text.parse()?),
         "hosts" => role.hosts = items().map(str::parse).collect::<Result<_, _>>()?,
+        "secrets" if text == NONE => role.secrets = Some(Vec::new()),
+        "secrets" => {
+            let fits = |word: &str| word.starts_with("env:") || word.starts_with("file:");
+            if let Some(other) = items().find(|word| !fits(word)) {
+                return Err(format!("must be env:NAME or file:NAME or {NONE}, and has {other:?}"));
+            }
+            role.secrets = Some(items().map(str::to_owned).collect());
+        }
         "max_timeout" => {
             let most = parse_duration(text).filter(|most| !most.is_zero());
             role.max_timeout = Some(most.ok_or("must be a duration such as 30s or 5m")?);
         }
         _ => {
             return Err(
-                "must be executors, commands, paths, hosts, images, network or max_timeout".into(),
+                "must be executors, commands, env, paths, secrets, hosts, images, network or max_timeout"
+                    .into(),
             );
         }
     }
@@ -80,11 +93,15 @@ mod tests {
             [roles.coder]
             executors = ["shell", "lua"]
             commands = ["git", "cargo test"]
+            env = ["LEVEL"]
             paths = ["/code", "/tmp"]
             max_timeout = "5m"
             [roles.researcher]
             executors = ["http"]
             hosts = ["docs.rs", "example.com:8443"]
+            secrets = ["env:HOOK", "file:token"]
+            [roles.guest]
+            secrets = "none"
             [roles.tester]
             executors = ["docker"]
             images = ["alpine:3"]
@@ -93,10 +110,13 @@ mod tests {
         let Roles(roles) = of(text).expect("valid");
         assert_eq!(
             roles.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
-            ["coder", "researcher", "tester"]
+            ["coder", "guest", "researcher", "tester"]
         );
+        let secrets = roles.iter().map(|r| r.secrets.as_ref().map(Vec::len)).collect::<Vec<_>>();
+        assert_eq!(secrets, [None, Some(0), Some(2), None]);
         let coder = roles.first().expect("one");
         assert_eq!(coder.commands, ["git", "cargo test"]);
+        assert_eq!(coder.env, ["LEVEL"]);
         assert_eq!(coder.max_timeout, Some(Duration::from_secs(300)));
         assert_eq!(coder.hosts, []);
         let tester = roles.last().expect("another");
@@ -117,9 +137,11 @@ mod tests {
             max_timeout = "soon"
             tools = ["git"]
             commands = []
+            secrets = ["HOOK"]
         "#;
         let told = of(text).expect_err("not valid");
-        for key in ["executors", "network", "paths", "hosts", "max_timeout", "tools", "commands"] {
+        let fields = ["executors", "network", "paths", "hosts", "max_timeout", "tools"];
+        for key in fields.into_iter().chain(["commands", "secrets"]) {
             assert!(told.contains(&format!("roles.a.{key} must ")), "{key} in {told}");
         }
     }

@@ -68,6 +68,9 @@ impl Lead {
             Command::Policies { request, reply } => {
                 let _ = reply.send(policies::page(self.planner.policies(), &request));
             }
+            Command::Check { specs, reply } => {
+                let _ = reply.send(specs.iter().map(|spec| self.planner.misfits(spec)).collect());
+            }
             Command::Schedules { request, reply } => {
                 let _ = reply.send(self.schedules(&request));
             }
@@ -212,8 +215,17 @@ impl Lead {
 
     /// The log has said a document.
     pub(crate) fn document_folded(&mut self, document: &Document) {
+        if let Some(asking) = &mut self.asked {
+            asking.asked.folded(document);
+        }
+    }
+
+    /// Answers who asked for a change of policy, once what was published for it was folded.
+    pub(crate) fn answer_asked(&mut self) {
         let Some(asking) = &mut self.asked else { return };
-        asking.asked.folded(document);
+        if asking.asked.outcome().is_none() && self.cursor.sequence >= asking.answer.sequence {
+            asking.asked.read();
+        }
         if let Some(outcome) = asking.asked.outcome()
             && let Some(Asking { answer, reply, .. }) = self.asked.take()
         {

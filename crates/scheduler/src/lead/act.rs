@@ -301,20 +301,17 @@ impl Lead {
         Ok(Outgoing::new(&release.queue, items, release.json))
     }
 
-    /// Tells the doors which queues are full.
+    /// Tells the doors which queues are full, and whether there are types.
     pub(super) async fn tell_doors(&mut self, now_ms: u64) {
-        if !self.room.is_due(now_ms) {
+        if !self.intake.is_due(now_ms) {
             return;
         }
-        if let Some(full) = self.room.look(self.planner.full_queues(), now_ms)
-            && let Err(error) = bus::room::tell(&self.ctx.bus, &full).await
+        if let Some(intake) = self.intake.look(self.planner.intake(), now_ms)
+            && let Err(error) = bus::intake::tell(&self.ctx.bus, &intake).await
         {
-            // It is a hint: what is beyond the depth is refused all the same.
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the doors do not know which queues are full"
-            );
-            self.room.not_told();
+            // It is a hint: what is beyond the depth or does not fit is refused all the same.
+            tracing::warn!(error = format!("{error:#}"), "the doors do not know what is taken");
+            self.intake.not_told();
         }
     }
 

@@ -65,7 +65,7 @@ impl Lead {
                 Err(error) => self.again(&firing.name, &error),
             }
         }
-        let answers = bus::submit(&self.ctx.bus, &self.publisher, asked).await;
+        let answers = bus::create(&self.ctx.bus, &self.publisher, asked).await;
         let mut taken = Vec::new();
         for (Firing { name, tick, .. }, answer) in ready.into_iter().zip(answers) {
             let last = self.planner.schedules().get(&name).and_then(|known| known.last);

@@ -277,6 +277,7 @@ impl Planner {
             return;
         }
         self.floor = trimmed.floor.max(self.floor);
+        self.schedules.trimmed();
         self.carried_over.clear();
         self.known.clear();
         self.pauses_known = 0;

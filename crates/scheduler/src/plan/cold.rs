@@ -41,12 +41,14 @@ impl Planner {
                     self.preload_task(at, TaskKey::new(&event.tenant, &event.id), carried);
                 }
             }
-            Event::Policy(event) => {
-                if let Policy::Document(document) = &event.policy {
+            Event::Policy(event) => match &event.policy {
+                Policy::Document(document) => {
                     self.policies.preload(self.floor, document);
                     self.policy_changed(&document.id());
                 }
-            }
+                Policy::ScheduleAdvanced(advanced) => self.schedules.preload(advanced),
+                Policy::Paused { .. } | Policy::Resumed { .. } | Policy::Trimmed(_) => {}
+            },
         }
     }
 

@@ -289,11 +289,14 @@ impl Planner {
     }
 
     fn set_state(&mut self, ticket: Ticket, state: State) {
-        self.entries.update(ticket, |entry| {
-            if entry.state != state {
-                (entry.state, entry.deciding) = (state, None);
-            }
-        });
+        let Some(before) = self.entry(ticket).filter(|entry| entry.state != state) else { return };
+        self.entries.update(ticket, |entry| (entry.state, entry.deciding) = (state, None));
+        // Its timer has rung. Another leader gave it out before that was said, so it rings again.
+        match before.deciding {
+            Some(Decision::TotalTimeout) => self.alarm(self.clock, ticket, Alarm::Total),
+            Some(Decision::DependencyMissing) => self.alarm(self.clock, ticket, Alarm::Dependency),
+            Some(_) | None => {}
+        }
     }
 
     fn set_alone(&mut self, ticket: Ticket) {

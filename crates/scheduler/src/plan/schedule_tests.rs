@@ -276,6 +276,23 @@ fn a_schedule_has_no_runs_while_their_type_is_disabled() {
 }
 
 #[test]
+fn a_cut_between_two_versions_of_a_schedule_loses_no_tick() {
+    let mut world = World::new();
+    world.set("s", Some(every(60, &json!({}))));
+    world.after(60);
+    // Nobody decides for a while; then the policy changes, and the ticks do not.
+    world.now = world.now.after(Duration::from_secs(90));
+    world.set("s", Some(every(60, &json!({ "overlap": "allow" }))));
+    world.cut(3);
+    world.check();
+    assert_eq!(world.after(0), 1, "the tick before the change");
+    world.check();
+    // Its task comes after the change, and is of before it: the cut says where that leaves it.
+    world.cut(3);
+    world.check();
+}
+
+#[test]
 fn only_a_leader_decides_and_its_loop_wakes_for_it() {
     let mut world = World::new();
     world.set("s", Some(every(60, &json!({}))));

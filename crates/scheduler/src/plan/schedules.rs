@@ -80,6 +80,7 @@ impl Planner {
             name: name.to_owned(),
             decided: known.decided.map(Timestamp::micros),
             stated: known.stated,
+            since: known.since.micros(),
             last: known.last.map(Timestamp::micros),
             runs: known
                 .runs
@@ -97,6 +98,7 @@ impl Planner {
             let known = Known {
                 decided: schedule.decided.map(Timestamp::from_micros),
                 stated: schedule.stated,
+                since: Timestamp::from_micros(schedule.since),
                 last: schedule.last.map(Timestamp::from_micros),
                 runs: schedule.runs.into_iter().map(run).collect::<Option<_>>()?,
                 ..Known::default()

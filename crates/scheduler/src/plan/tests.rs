@@ -318,6 +318,23 @@ fn a_cancelled_task_that_nobody_holds_is_ended_after_a_heartbeat() {
 }
 
 #[test]
+fn a_total_timeout_that_was_not_said_before_another_leader_gave_the_task_out_rings_again() {
+    let mut world = World::with_worker(1);
+    let total = Some(std::time::Duration::from_secs(10).into());
+    world.submit("a", |spec| {
+        spec.timeouts = Some(pb::Timeouts { total, ..pb::Timeouts::default() });
+    });
+    world.pass(11_000);
+    assert_eq!(world.decisions(), [Decision::TotalTimeout]);
+    world.planner.follow();
+    world.say("a", Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+    world.say("a", Kind::Returned(pb::Returned { attempt: 1, ..pb::Returned::default() }));
+    world.planner.lead(world.now(), world.now_ms);
+    world.pass(1);
+    assert_eq!(world.decisions(), [Decision::TotalTimeout]);
+}
+
+#[test]
 fn what_is_to_be_cancelled_is_not_given_out_again_by_the_next_leader() {
     let mut world = World::with_worker(4);
     world.planner.follow();

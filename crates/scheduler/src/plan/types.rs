@@ -114,8 +114,8 @@ impl Types {
             self.claims.retain(|_, claim| claim.until > now);
             self.look_at = 2 * self.claims.len();
         }
-        let standing = self.claims.get(&unique).filter(|standing| standing.until > now);
-        if standing.is_none_or(|standing| standing.sequence == 0) {
+        // Whoever has it has it in the same period: that is part of the name.
+        if self.claims.get(&unique).is_none_or(|standing| standing.sequence == 0) {
             self.claims.insert(unique, claim);
         }
     }
@@ -214,6 +214,21 @@ impl Planner {
         Folded { created: Some(ticket), ..Folded::default() }
     }
 
+    /// Whether there is any type.
+    pub fn has_types(&self) -> bool {
+        !self.types.known.is_empty()
+    }
+
+    /// Everything that keeps a submission from being a task of its type, as that is now.
+    pub fn misfits(&self, spec: &TaskSpec) -> Vec<Violation> {
+        if spec.as_pb().executor.is_some() {
+            return Vec::new();
+        }
+        let known = self.types.known.get(spec.as_pb().task_type.as_str());
+        let resolved = known.map(|known| known.resolve(spec, self.clock));
+        resolved.and_then(Result::err).unwrap_or_default()
+    }
+
     /// The type that a task gets its executor from, as it was when the task came.
     pub fn type_of(&self, ticket: Ticket) -> Option<&Arc<Known>> {
         self.types.resolving.get(&ticket.slot)
@@ -229,9 +244,8 @@ impl Planner {
         let (place, holder) = (TaskKey::new(&tenant, unique), TaskKey::new(&tenant, &id));
         let now = self.log_clock;
         match self.types.claims.get(&place) {
-            Some(claim) if claim.holder != holder && claim.until > now => {
-                Err(claim.name.to_string())
-            }
+            // Not by the time: nats-server's clock may have been ahead when another task came.
+            Some(claim) if claim.holder != holder => Err(claim.name.to_string()),
             _ => {
                 let claim = Claim { holder, name: id.as_str().into(), sequence: 0, until };
                 self.types.unsaid.insert(holder, place);

@@ -14,13 +14,14 @@ use common::{
 pub struct Asked {
     open: Vec<(Id, u64, Body)>,
     lost: Option<Id>,
+    unreadable: Option<Id>,
 }
 
 impl Asked {
     /// These were published.
     pub fn new<'a>(documents: impl IntoIterator<Item = &'a Document>) -> Self {
         let open = documents.into_iter().map(|d| (d.id(), d.version, d.body.clone())).collect();
-        Self { open, lost: None }
+        Self { open, ..Self::default() }
     }
 
     /// The log says this. The first of a version counts: what comes again changes nothing, and what
@@ -37,10 +38,21 @@ impl Asked {
         }
     }
 
+    /// The log was read to where all of it is: what it did not say there cannot be read, and nobody is
+    /// to wait for it.
+    pub fn read(&mut self) {
+        self.unreadable = self.open.drain(..).next().map(|(id, ..)| id);
+    }
+
     /// What became of it; `None` while the log has not said that of every document.
     pub fn outcome(&self) -> Option<Result<(), ApiError>> {
         if !self.open.is_empty() {
             return None;
+        }
+        if let Some((kind, name)) = &self.unreadable {
+            let message = format!("{} {name} was stored and cannot be read", kind.word());
+            return Some(Err(ApiError::new(ErrorCode::Internal, message)
+                .hint("what was before it holds; set it anew, with all that it says")));
         }
         let Some((kind, name)) = &self.lost else { return Some(Ok(())) };
         let what = kind.word();
@@ -129,6 +141,17 @@ mod tests {
         let mut asked = [Asked::new(&second)];
         assert_eq!(outcomes(&[first[0].clone(), carried], &mut asked), [None]);
         assert_eq!(outcomes(&second, &mut asked), [Some(true)]);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_cannot_be_read() {
+        let both = published(&Policies::default(), vec![limit("a", 1), limit("b", 1)]);
+        let mut asked = Asked::new(&both);
+        asked.folded(&both[0]);
+        assert!(asked.outcome().is_none());
+        asked.read();
+        let error = asked.outcome().unwrap().unwrap_err();
+        assert!(error.code == ErrorCode::Internal && error.message.contains("limit b"), "{error}");
     }
 
     #[test]

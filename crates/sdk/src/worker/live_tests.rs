@@ -248,6 +248,34 @@ async fn running_work_is_listed_stopped_by_name_and_handed_back() {
 }
 
 #[tokio::test]
+async fn an_attempt_waits_for_its_large_input_while_the_store_is_away() {
+    let mut bench = Bench::new().await;
+    let jetstream = bench.bus.jetstream().clone();
+    let store = jetstream.get_object_store(subject::OBJECTS).await.expect("the store");
+    let put = store.put("large", &mut "21".as_bytes()).await.expect("stored");
+    jetstream.delete_object_store(subject::OBJECTS).await.expect("deleted");
+    bench.start();
+    let place = json!({ "name": "large", "bytes": 2, "digest": put.digest });
+    for (id, run) in [("waits", "1m"), ("gives_up", "100ms")] {
+        let mut item = item(id, "double", &Value::Null);
+        let spec = item["spec"].as_object_mut().expect("a spec");
+        spec.remove("input");
+        spec.insert("input_object".into(), place.clone());
+        spec.insert("timeouts".into(), json!({ "run": run }));
+        bench.release(vec![item]).await;
+    }
+    assert_eq!(bench.endings(1).await, ["gives_up retrying 1 timeout"]);
+    bus::streams::ensure(&bench.bus, bus::streams::StreamOptions::default())
+        .await
+        .expect("streams");
+    let store = jetstream.get_object_store(subject::OBJECTS).await.expect("the store");
+    store.put("large", &mut "21".as_bytes()).await.expect("stored");
+    assert_eq!(bench.endings(1).await, ["waits completed 1 42"]);
+    bench.shutdown.cancel();
+    bench.left().await;
+}
+
+#[tokio::test]
 async fn a_running_attempt_says_what_it_has_used_so_far_and_says_it_once() {
     let mut bench = Bench::new().await;
     bench.start();

@@ -35,11 +35,13 @@ pub(super) struct Task {
     pub(super) attempt: u32,
     pub(super) began: bool,
     number: u64,
-    created: i64,
+    pub(super) created: i64,
     /// Not before this time.
     due: i64,
-    /// It started before: no new arrival.
+    /// It started before, if only for a moment: no new arrival.
     tried: bool,
+    /// An attempt of it ended.
+    came_back: bool,
 }
 
 struct Known {
@@ -84,6 +86,7 @@ impl Model {
             created: now,
             due: now,
             tried: false,
+            came_back: false,
         };
         self.ids.insert(task.key, id.into());
         self.tasks.insert(id.into(), task);
@@ -116,7 +119,8 @@ impl Model {
 
     pub(super) fn back(&mut self, id: &str, due: i64) {
         let task = self.tasks.get_mut(id).expect("it is known");
-        (task.place, task.due, task.began, task.tried) = (Place::Waiting, due, false, true);
+        (task.place, task.due, task.began) = (Place::Waiting, due, false);
+        (task.tried, task.came_back) = (true, true);
     }
 
     pub(super) fn starts(&mut self, id: &str, attempt: u32, now: i64) {
@@ -234,7 +238,17 @@ impl Model {
         let others = || self.open().filter(|o| o.customer == task.customer && o.id != task.id);
         let waits = |other: &&Task| other.place == Place::Waiting;
         let limit = |name: &str| self.limits.get(name).map(|known| &known.limit);
-        let fits = task.place == Place::Waiting
+        // Only what came after this version of its limit is judged, and only when it comes.
+        let judged = match decision {
+            Decision::Refused(Refusal::Superseded) => Some("calm"),
+            Decision::Refused(Refusal::Duplicate) => Some("one"),
+            Decision::Refused(Refusal::TooMany) => Some("depth"),
+            _ => None,
+        };
+        let since = |name| self.limits.get(name).map_or(0, |known| known.since.0);
+        let may = judged.is_none_or(|name| !task.came_back && task.number > since(name));
+        let fits = may
+            && task.place == Place::Waiting
             && match decision {
                 Decision::Refused(Refusal::Superseded) => {
                     limit("calm").is_some() && others().any(|other| other.number > task.number)

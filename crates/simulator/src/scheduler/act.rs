@@ -62,6 +62,12 @@ impl Scheduler {
         if from <= Point::Decide && self.decide(world)? {
             return Ok(());
         }
+        if from <= Point::Keys {
+            self.read_keys(world)?;
+        }
+        if from <= Point::Fire && self.fire(world)? {
+            return Ok(());
+        }
         if from <= Point::Release && self.compose(world)? {
             return Ok(());
         }
@@ -129,8 +135,9 @@ impl Scheduler {
                         }
                     }
                 }
-                self.go_on(world, Point::Release)
+                self.go_on(world, Point::Keys)
             }
+            Stage::Firing(firing) => self.fired(world, *firing),
             Stage::Trimming { token, says, since_us } => {
                 match world.answers.remove(&token) {
                     Some(Answer::Stored(sequence)) => self.trimmer.stored(sequence, says),
@@ -194,6 +201,7 @@ impl Scheduler {
         let name = world.truth.name(entry.key);
         invariants::payloads_stay(name, spec, (entry.sequence, entry.index))?;
         let spec = spec.expect("invariant: it was just looked at");
+        invariants::versions_stay(&world.truth, entry, spec, self.cursor)?;
         Ok(Some((spec.clone(), created_at)))
     }
 
@@ -208,15 +216,23 @@ impl Scheduler {
                 taken.push((ticket, decision));
                 continue;
             }
-            let Some((spec, _)) = self.payload(world, &entry)? else {
+            let Some((spec, created_at)) = self.payload(world, &entry)? else {
                 self.planner.put_back(ticket, decision);
                 continue;
             };
             if decision == Decision::Cancel && matches!(entry.place, Place::Released(_)) {
                 self.withdraw(world, &entry, &spec);
             }
-            let random = world.random.unit();
-            let event = verdict::event(&self.planner, (ticket, &entry), &spec, decision, random);
+            let event = if decision == Decision::Resolve {
+                let event = verdict::resolved(&mut self.planner, ticket, &spec, created_at);
+                if let Some(TaskEvent { kind: Kind::Resolved(body), .. }) = &event {
+                    invariants::one_for_each_key_and_period(&world.truth, body, self.cursor)?;
+                }
+                event
+            } else {
+                let random = world.random.unit();
+                verdict::event(&self.planner, (ticket, &entry), &spec, decision, random)
+            };
             if let Some(event) = event {
                 world.note(|_| format!("{} decides: {decision:?} {}", self.name(), event.id));
                 events.push(Event::Task(event));
@@ -250,17 +266,20 @@ impl Scheduler {
         let (event, then) = match order {
             Order::Pause(queue, begins) => (client::policy(queue, begins), Then::Nothing),
             // Versions are counted from what was folded.
-            Order::Limit(..) if self.cursor < world.log.last() => return self.act(world),
-            Order::Limit(name, room) => {
-                let document = client::document(name, room);
-                let changes = policies::changes(self.planner.policies(), vec![document]);
-                let changes = changes.unwrap_or_default();
-                let Some(document) = changes.into_iter().find_map(|change| change.document) else {
-                    return self.act(world);
+            Order::Documents(_) if self.cursor < world.log.last() => return self.act(world),
+            Order::Documents(documents) => {
+                let changes = policies::changes(self.planner.policies(), documents);
+                let documents = changes.into_iter().flatten().filter_map(|change| change.document);
+                let event = |document| {
+                    let policy = Policy::Document(Box::new(document));
+                    Event::Policy(PolicyEvent { actor: "operator".into(), policy })
                 };
-                let policy = Policy::Document(Box::new(document));
-                let event = PolicyEvent { actor: "operator".into(), policy };
-                (Event::Policy(event), Then::Nothing)
+                let events = documents.map(event).collect::<Vec<_>>();
+                // Whether the log has them is seen when they are folded.
+                if !events.is_empty() {
+                    world.publish(self.life, &events);
+                }
+                return self.act(world);
             }
             Order::Change(id, change) => {
                 let tenant = Tenant::default();
@@ -281,7 +300,7 @@ impl Scheduler {
         Ok(())
     }
 
-    fn follow_up(&mut self, world: &mut World, then: Then, event: &Event) {
+    pub(super) fn follow_up(&mut self, world: &mut World, then: Then, event: &Event) {
         let (Then::Stop(ticket), Event::Task(event)) = (then, event) else { return };
         let Some(entry) = self.planner.entry(ticket) else { return };
         world.tell_workers(entry.key, entry.state.attempt(), false);

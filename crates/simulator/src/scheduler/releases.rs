@@ -31,6 +31,11 @@ impl Scheduler {
             invariants::pauses_hold(&world.truth, release.queue.as_str(), self.cursor)?;
             for ticket in &release.tickets {
                 invariants::priorities_hold(&world.truth, &self.planner, *ticket)?;
+                if let Some(entry) = self.planner.entry(*ticket) {
+                    invariants::disabled_types_hold(&world.truth, entry.key, self.cursor)?;
+                    let (truth, lies) = (&world.truth, world.queue.out());
+                    invariants::no_limit_is_exceeded(truth, &self.planner, entry.key, &lies)?;
+                }
             }
         }
         if releases.is_empty() {

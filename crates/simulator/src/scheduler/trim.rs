@@ -105,9 +105,6 @@ impl Scheduler {
 
     fn carry(&mut self, world: &mut World, pass: Pass) -> Result<(), Broken> {
         let mut events = Vec::new();
-        for ticket in pass.open {
-            events.extend(self.carried(world, ticket)?);
-        }
         for id in pass.documents {
             let policy = self.planner.carry_document(&id, self.cursor);
             let event = |policy| Event::Policy(PolicyEvent { actor: "scheduler".into(), policy });
@@ -116,6 +113,9 @@ impl Scheduler {
         for advanced in pass.schedules {
             let policy = Policy::ScheduleAdvanced(advanced);
             events.push(Event::Policy(PolicyEvent { actor: "scheduler".into(), policy }));
+        }
+        for ticket in pass.open {
+            events.extend(self.carried(world, ticket)?);
         }
         for key in pass.over {
             let Some(Found::Over(end)) = self.planner.find(key) else { continue };

@@ -106,12 +106,13 @@ fn put_disk(used: &mut Used, disk: Option<Disk>) {
     used.disk_write_mb = disk.map(|disk| disk.written as f64 / MB);
 }
 
-/// What was used since `before` in all. Everything must have been reaped.
-pub(super) fn all(before: Option<Disk>, memory: Memory) -> Used {
+/// What was used since `before` in all: `lost_seconds` besides what the operating system remembers.
+/// Everything must have been reaped.
+pub(super) fn all(before: Option<Disk>, memory: Memory, lost_seconds: f64) -> Used {
     let mut used = Used { memory_avg_mb: memory.average_mb(), ..Used::default() };
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) {
         let largest_mb = usage.max_rss() as f64 / KB;
-        used.cpu_seconds = Some(seconds(&usage));
+        used.cpu_seconds = Some(seconds(&usage) + lost_seconds);
         // All processes together may have had more than the largest one.
         used.memory_peak_mb = Some(largest_mb.max(memory.peak_mb().unwrap_or(0.0)));
     }

@@ -12,7 +12,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use common::pb;
+use common::{limits, pb};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,8 @@ use super::Fault;
 
 /// The exit code of shells for a program that cannot be executed.
 const CANNOT_EXECUTE: u8 = 126;
+/// What stands before the name of each variable of the command until its limits are set.
+const HELD: &str = "JETMILL_HELD_";
 const MIB: rlim_t = 1024 * 1024;
 
 /// What a command and everything that it starts may use; `None` is no limit of ours.
@@ -78,10 +80,13 @@ impl Limits {
     }
 
     /// The limits of a command: what its task asks for, else the defaults, and never more than `most`.
+    /// Processes always have one: they are what a whole machine runs out of first.
     pub(crate) fn of_task(self, most: Self, asked: Option<&pb::Limits>) -> Result<Self, String> {
         let asked = asked.map(Self::from).unwrap_or_default();
-        let mut limits = Self::default();
-        let all = asked.fields().into_iter().zip(self.fields()).zip(most.fields());
+        let mut given = Self::default();
+        let processes = self.processes.unwrap_or(limits::COMMAND_PROCESSES);
+        let defaults = Self { processes: Some(processes), ..self };
+        let all = asked.fields().into_iter().zip(defaults.fields()).zip(most.fields());
         for (((name, asked), (_, default)), (_, most)) in all {
             if let (Some(asked), Some(most)) = (asked, most)
                 && asked > most
@@ -90,10 +95,10 @@ impl Limits {
             }
             let value = asked.or(default).map_or(most, |n| Some(n.min(most.unwrap_or(n))));
             if let Some(value) = value {
-                limits.set(name, value);
+                given.set(name, value);
             }
         }
-        Ok(limits)
+        Ok(given)
     }
 
     /// As people write them; empty when there are none.
@@ -101,6 +106,11 @@ impl Limits {
         let said = self.fields().into_iter();
         let said = said.filter_map(|(name, value)| Some(format!("{name} {}", value?)));
         said.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether there is one that the operating system enforces.
+    pub(super) fn are_of_the_system(self) -> bool {
+        Self { processes: None, ..self } != Self::default()
     }
 
     /// Sets what the operating system enforces, for this process and whatever it becomes.
@@ -145,6 +155,12 @@ fn lower(resource: Resource, soft: rlim_t, hard: rlim_t) -> nix::Result<()> {
     setrlimit(resource, soft.min(most), hard.min(most))
 }
 
+/// The name of a variable that `jetmill become` hands on and does not obey: under its own name it could
+/// run a program of the task's (`LD_PRELOAD`) before there are limits.
+pub(super) fn held(name: &str) -> String {
+    format!("{HELD}{name}")
+}
+
 /// The whole process `jetmill become <limits> <file> <name> <argument>…`: it becomes the command.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -165,8 +181,10 @@ pub(crate) fn become_command(mut arguments: impl Iterator<Item = String>) -> io:
         Ok(limits) => limits,
         Err(error) => return error.into(),
     };
+    let env = env::vars_os()
+        .filter_map(|(name, value)| Some((name.to_str()?.strip_prefix(HELD)?.to_owned(), value)));
     match limits.apply() {
-        Ok(()) => Command::new(file).arg0(name).args(arguments).exec(),
+        Ok(()) => Command::new(file).arg0(name).args(arguments).env_clear().envs(env).exec(),
         Err(error) => io::Error::other(format!("its limits cannot be set: {error}")),
     }
 }
@@ -219,5 +237,9 @@ mod tests {
         let refused = of("processes=6").expect_err("more than there is");
         assert!(refused.contains("limits.processes is 6") && refused.contains("allows 5"));
         assert_eq!(default.of_task(Limits::default(), None), Ok(default));
+        let unsaid = Limits::default().of_task(Limits::default(), None);
+        assert_eq!(unsaid.map(Limits::text).as_deref(), Ok("processes 1024"));
+        let allowed = Limits::default().of_task(limits("processes=64"), None);
+        assert_eq!(allowed.map(Limits::text).as_deref(), Ok("processes 64"));
     }
 }

@@ -1,9 +1,6 @@
 //! Waits for a command, and for everything that it leaves behind.
 
-use std::{
-    fs,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::{Mutex, PoisonError};
 
 use nix::{
     errno::Errno,
@@ -14,7 +11,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::watch;
+use super::{tree, watch};
 
 /// The command's process group, while its number is certainly still the command's.
 #[derive(Debug)]
@@ -90,7 +87,7 @@ fn clear() {
         match retry(|| waitpid(None, Some(WaitPidFlag::WNOHANG))) {
             Err(_) => return,
             Ok(WaitStatus::StillAlive) => {
-                watch::end(watch::descendants);
+                watch::end(tree::descendants);
                 if retry(|| waitpid(None, None)).is_err() {
                     return;
                 }
@@ -98,18 +95,4 @@ fn clear() {
             Ok(_) => {}
         }
     }
-}
-
-/// The processes whose parent this one is, from the list of all.
-pub(super) fn children(parent_pid: i32) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // The name stands in brackets and may hold anything; the parent is the second field after.
-            let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-            parent.and_then(|p| p.parse::<i32>().ok()) == Some(parent_pid)
-        })
-        .collect()
 }

@@ -4,12 +4,18 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use super::{Order, Report, Said, Used};
+use nix::unistd::{Pid, getpgid, getppid, setpgid};
+
+use super::{Order, Report, Said, Used, limits::Limits};
+use crate::shell;
 
 /// Arguments that make this program an attendant.
 pub(crate) const SERVE: [&str; 3] =
@@ -172,6 +178,41 @@ fn what_was_used_so_far_is_said_while_the_command_runs() {
 }
 
 #[test]
+fn the_kernel_takes_a_command_before_its_attendant() {
+    let score = |pid: i32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("a score");
+        text.trim().parse::<i32>().expect("a number")
+    };
+    let mut attendant = start(&order("sleep 600"));
+    let (command, own) = (attendant.started(), score(std::process::id().cast_signed()));
+    assert_eq!(score(command), own.max(500));
+    assert_eq!(score(attendant.process.id().cast_signed()), own);
+    attendant.say("kill");
+    attendant.report();
+}
+
+#[test]
+fn memory_that_processes_have_in_common_counts_once() {
+    // Each of the five has 30 MB, and they are the same 30 MB.
+    let script = "$x = chr(120) x (30_000_000 + $#ARGV); \
+        for (1..4) { fork or do { sleep 60; exit } } sleep 60";
+    let argv = ["perl", "-e", script].map(str::to_owned).to_vec();
+    let limits = Limits::parse("memory_mb=100").expect("limits");
+    let folder = tempfile::tempdir().expect("folder");
+    let executable = shell::tests::program(folder.path()).to_string_lossy().into_owned();
+    let measure_every = Duration::from_millis(300);
+    let mut attendant = start(&Order { argv, limits, executable, measure_every, ..order("") });
+    attendant.started();
+    let mut peak = 0.0_f64;
+    for _ in 0..4 {
+        peak = peak.max(attendant.used().memory_peak_mb.expect("looked at"));
+    }
+    assert!((30.0..100.0).contains(&peak), "{peak} MB");
+    attendant.say("kill");
+    assert_eq!(attendant.report().exceeded, None);
+}
+
+#[test]
 fn a_closed_socket_ends_the_whole_group() {
     let mut attendant = start(&order("sleep 600 & sleep 600"));
     let pid = attendant.started().to_string();
@@ -180,6 +221,68 @@ fn a_closed_socket_ends_the_whole_group() {
     drop(socket);
     process.wait().expect("it ends");
     assert!(!lives(&pid));
+}
+
+/// Says that it is meant: a command that leaves its group for its attendant's.
+const LEAVES: &str = "JETMILL_TEST_LEAVES";
+
+#[test]
+fn leaves_its_group() {
+    if std::env::var_os(LEAVES).is_some() {
+        let other = getpgid(Some(getppid())).expect("the attendant's group");
+        setpgid(Pid::from_raw(0), other).expect("a group of the same session");
+        let script = "echo left; sleep 20; echo >survived";
+        panic!("{}", Command::new("/bin/sh").args(["-c", script]).exec());
+    }
+}
+
+#[test]
+fn a_command_that_leaves_its_group_ends_like_any_other() {
+    let folder = tempfile::tempdir().expect("folder");
+    let exe = std::env::current_exe().expect("this program");
+    let mut leaver = order("");
+    leaver.argv = [&exe.to_string_lossy(), "--exact", "attend::tests::leaves_its_group"]
+        .map(str::to_owned)
+        .to_vec();
+    leaver.argv.push("--nocapture".into());
+    leaver.cwd = folder.path().to_string_lossy().into_owned();
+    leaver.env.insert(LEAVES.into(), "1".into());
+    let left = || {
+        let mut attendant = start(&leaver);
+        let pid = attendant.started().to_string();
+        attendant.read_until("left");
+        (attendant, pid)
+    };
+    let (mut attendant, _) = left();
+    attendant.say("kill");
+    assert_eq!(attendant.report().signal, Some(9));
+
+    let (Attendant { mut process, socket }, pid) = left();
+    drop(socket);
+    process.wait().expect("it ends");
+    assert!(!lives(&pid) && !folder.path().join("survived").exists(), "it went on");
+}
+
+#[test]
+fn the_folder_of_an_attempt_goes_with_it_whoever_is_there_to_see_it() {
+    let outer = tempfile::tempdir().expect("folder");
+    let own = outer.path().join("own");
+    let script = "mkdir -p a/b shut/in; touch a/b/c shut/in/d; chmod 0 shut; echo made";
+    let made = |script: &str| {
+        std::fs::create_dir(&own).expect("a folder");
+        let own = own.to_string_lossy().into_owned();
+        Order { cwd: own.clone(), folder: Some(own), ..order(script) }
+    };
+    assert_eq!(run(&made(script)).exit, Some(0));
+    assert!(!own.exists());
+
+    let mut attendant = start(&made(&format!("{script}; sleep 600")));
+    attendant.started();
+    attendant.read_until("made");
+    let Attendant { mut process, socket } = attendant;
+    drop(socket);
+    process.wait().expect("it ends");
+    assert!(!own.exists(), "the worker is gone, and the folder is not");
 }
 
 #[test]

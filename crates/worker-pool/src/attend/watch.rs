@@ -7,7 +7,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     os::unix::net::UnixStream,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use common::limits::COMMAND_PROCESSES;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -26,20 +26,22 @@ use super::{
     Said,
     accounting::{self, Disk, Memory},
     limits::Limits,
-    reap, say,
+    say,
+    tree::{self, Tree},
 };
 
-/// Time between two looks where there is a limit to keep.
+/// Time between two looks where there is a limit that is reached fast.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time until the first look where there is none, and the shortest between two: most commands are
 /// over by then, and cost nothing.
 const LOOK_FIRST: Duration = Duration::from_millis(250);
-/// Longest time between two looks.
-const LOOK_MAX: Duration = Duration::from_secs(2);
+/// Longest time between two looks: in it a fork bomb starts some thousand processes, and not all that
+/// a machine has.
+const LOOK_MAX: Duration = Duration::from_millis(500);
+/// Time between two looks at the memory of more than one process.
+const WEIGH_EVERY: Duration = Duration::from_millis(250);
 /// Sweeps over a tree that goes on growing.
 const SWEEPS_MAX: usize = 1_000;
-/// Ticks a second in `/proc`: part of Linux's interface on every machine that Rust is built for.
-const TICKS: f64 = 100.0;
 
 /// Where to say what was used so far.
 #[derive(Clone, Debug)]
@@ -51,33 +53,21 @@ pub(super) struct Tell {
     pub(super) before: Option<Disk>,
 }
 
-/// What was seen.
+/// One that looks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
-    reached: Arc<Mutex<Option<(&'static str, u32)>>>,
-    memory: Arc<Mutex<Memory>>,
+    seen: Arc<Mutex<Seen>>,
     over: Arc<AtomicBool>,
 }
 
-/// What a tree of processes uses now.
+/// What was seen.
 #[derive(Clone, Copy, Debug, Default)]
-struct Use {
-    processes: usize,
-    memory_kb: u64,
-    /// The most that one process has had, with pages of files.
-    largest_kb: u64,
-    ticks: u64,
-}
-
-impl Use {
-    fn and(self, one: Self) -> Self {
-        Self {
-            processes: self.processes + 1,
-            memory_kb: self.memory_kb + one.memory_kb,
-            largest_kb: self.largest_kb.max(one.largest_kb),
-            ticks: self.ticks + one.ticks,
-        }
-    }
+pub(super) struct Seen {
+    /// The limit that was reached.
+    pub(super) reached: Option<(&'static str, u32)>,
+    pub(super) memory: Memory,
+    /// Processor time that the operating system has forgotten.
+    pub(super) lost_seconds: f64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,37 +85,43 @@ impl Watch {
 
     /// Counts time by its own pauses: a look takes little of it.
     fn look(&self, limits: Limits, tell: &Tell) {
-        let is_limited = limits.memory_mb.or(limits.cpu_seconds).or(limits.processes).is_some();
+        let is_limited = limits.memory_mb.or(limits.cpu_seconds).is_some()
+            || limits.processes.is_some_and(|most| most < COMMAND_PROCESSES);
         let mut age = Duration::ZERO;
         if !is_limited {
             age = shorter(LOOK_FIRST, tell.every);
             thread::sleep(age);
         }
-        let mut since_told = age;
+        let (mut since_told, mut since_noted) = (age, Duration::ZERO);
+        let mut tree = Tree::default();
         while !self.over.load(Ordering::Relaxed) {
             let pause = if is_limited {
                 LOOK_EVERY
             } else {
                 shorter((age / 4).clamp(LOOK_FIRST, LOOK_MAX), tell.every)
             };
-            // Before the living: what is reaped meanwhile does not count twice.
-            let reaped = accounting::reaped_seconds();
-            let tree = descendants();
-            let used = tree.iter().filter_map(|pid| used(*pid)).fold(Use::default(), Use::and);
-            let seconds = reaped + used.ticks as f64 / TICKS;
+            tree.look();
+            let (used, seconds) = (tree.now(), tree.seconds());
+            since_noted += pause;
+            let is_due = used.processes() < 2 || since_noted >= WEIGH_EVERY;
+            let memory_kb = is_due.then(|| used.memory_kb());
             let memory = {
-                let mut memory = lock(&self.memory);
-                memory.note(used.memory_kb, used.largest_kb, pause.as_secs_f64());
-                *memory
+                let mut seen = lock(&self.seen);
+                seen.lost_seconds = tree.lost_seconds();
+                if let Some(kb) = memory_kb {
+                    seen.memory.note(kb, used.largest_kb(), since_noted.as_secs_f64());
+                    since_noted = Duration::ZERO;
+                }
+                seen.reached = judge(limits, used.processes(), memory_kb, seconds);
+                if seen.reached.is_some() {
+                    drop(seen);
+                    return end(tree::descendants);
+                }
+                seen.memory
             };
-            if let Some(reached) = judge(limits, used, seconds) {
-                *lock(&self.reached) = Some(reached);
-                end(descendants);
-                return;
-            }
             if !tell.every.is_zero() && since_told >= tell.every {
                 since_told = Duration::ZERO;
-                let so_far = accounting::so_far(seconds, memory, tell.before, &tree);
+                let so_far = accounting::so_far(seconds, memory, tell.before, &used.pids());
                 // A worker that is gone closes the socket, and that ends everything.
                 let _ = say(&tell.socket, &Said::Used(so_far));
             }
@@ -135,10 +131,10 @@ impl Watch {
         }
     }
 
-    /// Ends the looking. The limit that was reached, and what was seen of its memory.
-    pub(super) fn finish(&self) -> (Option<(&'static str, u32)>, Memory) {
+    /// Ends the looking.
+    pub(super) fn finish(&self) -> Seen {
         self.over.store(true, Ordering::Relaxed);
-        (*lock(&self.reached), *lock(&self.memory))
+        *lock(&self.seen)
     }
 }
 
@@ -147,12 +143,17 @@ fn shorter(pause: Duration, every: Duration) -> Duration {
     if every.is_zero() { pause } else { pause.min(every) }
 }
 
-fn judge(limits: Limits, used: Use, seconds: f64) -> Option<(&'static str, u32)> {
+fn judge(
+    limits: Limits,
+    processes: usize,
+    memory_kb: Option<u64>,
+    seconds: f64,
+) -> Option<(&'static str, u32)> {
     let over = |name, limit: Option<u32>, used: f64| {
         limit.filter(|most| used > f64::from(*most)).map(|most| (name, most))
     };
-    over("processes", limits.processes, used.processes as f64)
-        .or_else(|| over("memory_mb", limits.memory_mb, used.memory_kb as f64 / 1024.0))
+    over("processes", limits.processes, processes as f64)
+        .or_else(|| over("memory_mb", limits.memory_mb, memory_kb.unwrap_or(0) as f64 / 1024.0))
         .or_else(|| over("cpu_seconds", limits.cpu_seconds, seconds))
 }
 
@@ -176,56 +177,6 @@ pub(super) fn end(tree: impl Fn() -> Vec<i32>) {
     }
 }
 
-/// Every living process below this one.
-pub(super) fn descendants() -> Vec<i32> {
-    let own = Pid::this().as_raw();
-    let mut found = Vec::new();
-    let mut open = vec![own];
-    while let Some(pid) = open.pop() {
-        for child in children(pid) {
-            open.push(child);
-            found.push(child);
-        }
-    }
-    found
-}
-
-/// The processes that one has started and that live; each of its threads has a list, where the
-/// kernel was built to keep one.
-fn children(pid: i32) -> Vec<i32> {
-    if fs::metadata(format!("/proc/{pid}/task/{pid}/children")).is_err() {
-        return reap::children(pid);
-    }
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    let lists =
-        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
-    lists
-        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
-}
-
-/// What one process uses; `None` when it has ended.
-fn used(pid: i32) -> Option<Use> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in brackets and may hold anything.
-    let fields = stat.rsplit_once(')')?.1.split_whitespace().collect::<Vec<_>>();
-    if matches!(fields.first(), None | Some(&"Z" | &"X")) {
-        return None;
-    }
-    // From the field `state` on: utime and stime, and those of the children that were waited for.
-    let ticks = fields.get(11..15)?.iter().filter_map(|n| n.parse::<u64>().ok()).sum();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kb = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    // Pages of files can be taken back at any time: they are nobody's.
-    let memory_kb = kb("RssAnon:").unwrap_or(0) + kb("RssShmem:").unwrap_or(0);
-    let largest_kb = kb("VmHWM:").unwrap_or(0);
-    Some(Use { processes: 1, memory_kb, largest_kb, ticks })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,18 +184,11 @@ mod tests {
     #[test]
     fn each_limit_is_for_all_processes_together() {
         let limits = Limits::parse("memory_mb=10,cpu_seconds=2,processes=3").expect("limits");
-        let used = |processes, memory_kb| Use { processes, memory_kb, ..Use::default() };
-        assert_eq!(judge(limits, used(3, 10 * 1024), 1.99), None);
-        assert_eq!(judge(limits, used(4, 0), 0.0), Some(("processes", 3)));
-        assert_eq!(judge(limits, used(1, 10 * 1024 + 1), 0.0), Some(("memory_mb", 10)));
-        assert_eq!(judge(limits, used(1, 0), 2.01), Some(("cpu_seconds", 2)));
-        assert_eq!(judge(Limits::default(), used(9, u64::MAX), 99.0), None);
-    }
-
-    #[test]
-    fn a_process_and_its_memory_are_seen() {
-        let own = used(Pid::this().as_raw()).expect("this process");
-        assert!(own.memory_kb > 0 && own.largest_kb > own.memory_kb, "{own:?}");
-        assert!(used(i32::MAX).is_none());
+        let judge = |processes, kb, seconds| judge(limits, processes, Some(kb), seconds);
+        assert_eq!(judge(3, 10 * 1024, 1.99), None);
+        assert_eq!(judge(4, 0, 0.0), Some(("processes", 3)));
+        assert_eq!(judge(1, 10 * 1024 + 1, 0.0), Some(("memory_mb", 10)));
+        assert_eq!(judge(1, 0, 2.01), Some(("cpu_seconds", 2)));
+        assert_eq!(super::judge(Limits::default(), 9, Some(u64::MAX), 99.0), None);
     }
 }

@@ -140,6 +140,10 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// Azure's host agent, which hands out metadata and keys to its machine: a public address that is
+/// reached from nowhere else.
+const AZURE_AGENT: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
 /// What the registry of special addresses keeps from the public network, is not public.
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
@@ -148,6 +152,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_link_local()
         || address.is_documentation()
         || address.is_multicast()
+        || address == AZURE_AGENT
         || a == 0
         || a >= 240
         || (a == 100 && (64..128).contains(&b))
@@ -217,6 +222,7 @@ mod tests {
             "http://172.16.0.1/",
             "http://192.168.0.1/",
             "http://169.254.169.254/latest/meta-data",
+            "http://168.63.129.16/machine?comp=goalstate",
             "http://100.64.0.1/",
             "http://192.0.0.1/",
             "http://198.18.0.1/",
@@ -238,7 +244,12 @@ mod tests {
         ] {
             assert!(!asks(&all, bad), "{bad}");
         }
-        for good in ["http://1.1.1.1/", "http://[2606:4700::1111]/", "http://172.32.0.1/"] {
+        for good in [
+            "http://1.1.1.1/",
+            "http://[2606:4700::1111]/",
+            "http://172.32.0.1/",
+            "http://168.63.129.17/",
+        ] {
             assert!(asks(&all, good), "{good}");
         }
     }

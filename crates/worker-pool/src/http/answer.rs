@@ -7,7 +7,7 @@ use common::{limits, pb, task::http::Statuses, time::Timestamp};
 use jetmill_sdk::worker::AttemptError;
 use reqwest::{
     StatusCode,
-    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, SET_COOKIE},
 };
 use serde_json::{Map, Value, json};
 
@@ -70,11 +70,13 @@ pub(super) fn result(answer: &Answer, redactor: &Redactor) -> pb::Json {
     let bytes = redactor.bytes(&answer.body);
     let made = |encoding: &str, body: Value, notice: Option<String>| {
         let mut value = json!({
-            "status": answer.status.as_u16(), "headers": headers, "body": body,
+            "status": answer.status.as_u16(), "headers": headers,
             "encoding": encoding, "truncated": notice.is_some(),
         });
-        if let (Some(notice), Value::Object(fields)) = (notice, &mut value) {
-            fields.insert("notice".into(), notice.into());
+        if let Value::Object(fields) = &mut value {
+            // Not within `json!`, which would copy it.
+            fields.insert("body".into(), body);
+            fields.extend(notice.map(|notice| ("notice".to_owned(), notice.into())));
         }
         pb::Json::from_value(&value)
     };
@@ -136,14 +138,19 @@ fn text(bytes: &[u8]) -> Option<&str> {
     .filter(|text| !text.contains('\0'))
 }
 
-/// The headers as far as they fit; several of one name are joined.
+/// The headers as far as they fit; several of one name are joined. What a server gives a client to be
+/// known by is a secret, although it is not one of the task's.
 fn headers(headers: &HeaderMap, redactor: &Redactor) -> Map<String, Value> {
     let mut left = limits::HTTP_RESULT_HEADERS_BYTES_MAX;
     let mut kept = Map::new();
     for name in headers.keys() {
         let values = headers.get_all(name).iter();
         let values = values.map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
-        let value = redactor.text(&values.collect::<Vec<_>>().join(", "));
+        let value = if *name == SET_COOKIE {
+            "***".to_owned()
+        } else {
+            redactor.text(&values.collect::<Vec<_>>().join(", "))
+        };
         let Some(rest) = left.checked_sub(name.as_str().len() + value.len()) else { continue };
         left = rest;
         kept.insert(name.as_str().to_owned(), value.into());

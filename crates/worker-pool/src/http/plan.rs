@@ -7,14 +7,17 @@ use jetmill_sdk::worker::{AttemptError, Execution};
 use reqwest::{
     Method, Response, StatusCode,
     header::{
-        AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue,
-        LOCATION,
+        ACCEPT, ACCEPT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+        LOCATION, USER_AGENT,
     },
 };
 use url::Url;
 
 use super::Planned;
-use crate::{environment::Environment, redact::Redactor};
+use crate::{environment::Environment, redact::Redactor, roles::Role};
+
+/// Headers of a task that say nothing of it: every server may see them.
+const OPEN: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT];
 
 /// A request that is about to be made.
 pub(super) struct Plan {
@@ -23,7 +26,7 @@ pub(super) struct Plan {
     pub(super) body: Option<String>,
     /// What every server may see.
     open: HeaderMap,
-    /// Secrets and the like: for the server that the task names, and no other.
+    /// What the task gives: for the server that it names, and no other.
     bound: HeaderMap,
 }
 
@@ -32,6 +35,7 @@ impl Plan {
         execution: &Execution,
         http: &pb::Http,
         environment: &Environment,
+        role: Option<&Role>,
         traceparent: &str,
     ) -> Result<Planned, AttemptError> {
         let bad = |what: String| AttemptError::permanent("bad_request", what);
@@ -42,14 +46,14 @@ impl Plan {
         let mut bound = HeaderMap::new();
         for (name, value) in &http.headers {
             let (name, value) = header(name, value).ok_or_else(|| bad(header_fault(name)))?;
-            let is_bound = [AUTHORIZATION, COOKIE].contains(&name);
-            if is_bound { &mut bound } else { &mut open }.insert(name, value);
+            open.remove(&name);
+            if OPEN.contains(&name) { &mut open } else { &mut bound }.insert(name, value);
         }
         let mut hidden = Vec::new();
         for (name, text) in &http.secrets {
             let (before, reference) =
                 http::secret(text).ok_or_else(|| bad(format!("{text:?} is no reference")))?;
-            let secret = environment.secret(reference)?;
+            let secret = environment.secret(reference, role)?;
             let value = header(name, &format!("{before}{secret}"));
             let (name, mut value) = value.ok_or_else(|| bad(header_fault(name)))?;
             value.set_sensitive(true);
@@ -99,10 +103,6 @@ impl Plan {
         if self.url.scheme() == "https" && target.scheme() != "https" {
             return Err("it leads from https to http".into());
         }
-        if target.origin() != self.url.origin() {
-            self.bound.clear();
-        }
-        self.url = target;
         let to_get = match response.status() {
             StatusCode::SEE_OTHER => self.method != Method::HEAD,
             StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => self.method == Method::POST,
@@ -115,6 +115,16 @@ impl Plan {
                 self.open.remove(name);
             }
         }
+        if target.origin() != self.url.origin() {
+            if self.body.is_some() {
+                return Err(format!(
+                    "it leads to another server ({}), which would get the body: name that server in the task",
+                    target.origin().ascii_serialization()
+                ));
+            }
+            self.bound.clear();
+        }
+        self.url = target;
         Ok(())
     }
 }

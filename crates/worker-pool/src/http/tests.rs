@@ -124,7 +124,7 @@ fn attempt(http: &Value, cancelled: CancellationToken) -> (AttemptContext, pb::H
 
 async fn run(client: &Http, http: Value) -> AttemptResult {
     let (attempt, http) = attempt(&http, CancellationToken::new());
-    timeout(PATIENCE, client.run(&attempt, &http, &[], "00-trace")).await.expect("in time")
+    timeout(PATIENCE, client.run(&attempt, &http, None, "00-trace")).await.expect("in time")
 }
 
 /// The body of an answer that was a success.
@@ -229,7 +229,7 @@ async fn what_is_for_one_server_does_not_follow_a_redirect_to_another() {
     let request = |target: &str| {
         json!({
             "url": server.url(&format!("/to/307/{target}")),
-            "headers": { "Cookie": "own=1", "X-Open": "yes" },
+            "headers": { "Cookie": "own=1", "X-Token": "own=2", "Accept": "text/x" },
             "secrets": { "Authorization": "Bearer env:TOKEN", "X-Api-Key": "env:TOKEN" },
         })
     };
@@ -241,10 +241,14 @@ async fn what_is_for_one_server_does_not_follow_a_redirect_to_another() {
     );
     let elsewhere = body(&client, request(&other.url("/echo"))).await;
     let asked = &elsewhere["headers"];
-    assert_eq!(asked["x-open"], "yes");
-    for name in ["authorization", "x-api-key", "cookie"] {
+    assert_eq!(asked["accept"], "text/x");
+    for name in ["authorization", "x-api-key", "x-token", "cookie"] {
         assert_eq!(asked[name], Value::Null, "{name} went to another server");
     }
+    let post = |code, target: &str| json!({ "method": "post", "url": server.url(&format!("/to/{code}/{target}")) });
+    let with_body = run(&client, post(307, &other.url("/echo"))).await.error.expect("refused");
+    assert!(with_body.code == "bad_redirect" && with_body.message.contains("the body"));
+    assert_eq!(body(&client, post(303, &other.url("/echo"))).await["body"], "");
     let missing = json!({ "url": server.url("/echo"), "secrets": { "A": "env:HOME" } });
     assert_eq!(code(&client, missing).await, ("secret_not_found".into(), false));
 }
@@ -258,7 +262,7 @@ fn a_redirect_never_gives_encryption_up() {
     let environment = Environment::new(variables, &[], None);
     let to = |target: &str| {
         let (mut plan, _) =
-            Plan::new(attempt.execution(), &http, &environment, "").expect("a request");
+            Plan::new(attempt.execution(), &http, &environment, None, "").expect("a request");
         let answer = axum::http::Response::builder().status(302).header("location", target);
         let answer = Response::from(answer.body("").expect("an answer"));
         let turned = plan.redirect(&answer);
@@ -329,7 +333,7 @@ async fn a_server_that_stalls_holds_no_attempt_that_must_end() {
     let client = loopback();
     let cancelled = CancellationToken::new();
     let (attempt, http) = attempt(&json!({ "url": server.url("/stalls") }), cancelled.clone());
-    let run = client.run(&attempt, &http, &[], "");
+    let run = client.run(&attempt, &http, None, "");
     cancelled.cancel();
     let result = timeout(PATIENCE, run).await.expect("it ends");
     assert_eq!((result.error, result.result), (None, None));

@@ -4,6 +4,7 @@ use common::pb;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::environment::Environment;
 
 fn spec(value: Value) -> TaskSpec {
     let spec: pb::TaskSpec = serde_json::from_value(value).expect("a submission");
@@ -63,7 +64,7 @@ fn a_command_is_the_file_that_the_role_names() {
     link("innocent", "/bin/sh");
     std::fs::copy("/bin/true", folder.path().join("false")).expect("a copy");
     let commands = vec!["true".into(), "/bin/false".into(), "echo hello".into(), "gone".into()];
-    let role = Role { commands, ..coder() };
+    let role = Role { commands, env: vec!["GIVEN".into()], ..coder() };
     let check = |argv: &[&str], env: &[&str]| {
         let argv = argv.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let env = env.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
@@ -90,9 +91,29 @@ fn a_command_is_the_file_that_the_role_names() {
         assert_eq!(code(check(bad, &[])), "forbidden_command", "{bad:?}");
     }
     assert_eq!(check(&["gone"], &[]).expect_err("refused").code, "command_not_found");
-    for variable in ["LD_PRELOAD", "PATH", "BASH_ENV"] {
+    for variable in ["LD_PRELOAD", "PATH", "BASH_ENV", "PYTHONPATH", "NODE_OPTIONS", "GIVEN2"] {
         assert_eq!(code(check(&["true"], &[variable])), "forbidden_command", "{variable}");
     }
+}
+
+#[test]
+fn a_secret_is_the_one_that_the_role_names() {
+    let role = |secrets: &[&str]| {
+        let secrets = Some(secrets.iter().map(|s| (*s).to_owned()).collect());
+        Role { secrets, ..coder() }
+    };
+    let one = role(&["env:HOOK"]);
+    assert_eq!(one.check_secret("env:HOOK"), Ok(()));
+    for other in ["env:PROD_DB", "file:HOOK", "env:HOOK2", "HOOK"] {
+        assert_eq!(code(one.check_secret(other)), "forbidden_secret", "{other}");
+    }
+    assert_eq!(code(role(&[]).check_secret("env:HOOK")), "forbidden_secret");
+    assert_eq!(coder().check_secret("env:HOOK"), Ok(()), "what is not said restricts nothing");
+    // Whoever asks for a secret asks here.
+    let secrets = [("JETMILL_SECRET_PROD_DB".to_owned(), "value".to_owned())];
+    let environment = Environment::new(secrets, &[], None);
+    assert_eq!(code(environment.secret("env:PROD_DB", Some(&one))), "forbidden_secret");
+    assert_eq!(environment.secret("env:PROD_DB", None).as_deref(), Ok("value"));
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::{
 
 use common::{pb, wire};
 use jetmill_sdk::worker::{AttemptContext, AttemptResult, decode};
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bounds, Shell, judge};
@@ -153,21 +155,38 @@ async fn arguments_are_read_by_no_shell_and_ok_codes_are_successes() {
 
 #[tokio::test]
 async fn a_cancelled_command_ends_and_leaves_what_it_said() {
-    let bench = bench();
+    let (bench, folder) = (bench(), tempfile::tempdir().expect("folder"));
+    let fifo = folder.path().join("ready");
+    mkfifo(&fifo, Mode::S_IRWXU).expect("a pipe");
+    let mut ready = pipe::OpenOptions::new().read_write(true).open_receiver(&fifo).expect("open");
     let cancelled = CancellationToken::new();
-    let shell = json!({ "script": "trap 'echo bye; exit 0' TERM; kill -TERM $$" });
-    let shell_spec: pb::Shell = serde_json::from_value(shell.clone()).expect("a shell spec");
+    let script = format!(
+        "trap 'echo bye; exit 0' TERM; echo >{}; sleep 60 & wait; echo unasked",
+        fifo.display()
+    );
+    let shell = json!({ "script": script });
+    let spec: pb::Shell = serde_json::from_value(shell.clone()).expect("a shell spec");
     let attempt = attempt(&shell, &Value::Null, cancelled.clone());
-    cancelled.cancel();
-    let result = bench.shell.run(&attempt, &shell_spec, None, "").await;
-    assert!(result.result.is_some());
-    assert!(wire::is_json(None, result.result.expect("kept").text.as_bytes()));
+    let cancel = async {
+        ready.read_u8().await.expect("a byte");
+        cancelled.cancel();
+    };
+    let (result, ()) = tokio::join!(bench.shell.run(&attempt, &spec, None, ""), cancel);
+    let out = stdout(&result);
+    assert!(out.contains("bye") && !out.contains("unasked"), "{out}");
+    let result = result.result.expect("kept");
+    assert_eq!(result.to_value()["exit"], 0);
+    assert!(wire::is_json(None, result.text.as_bytes()));
 }
 
 /// The code of the error that a command ends with, and its message.
 async fn ends(script: &str, limits: Value) -> (String, String) {
     let bench = bench();
-    let result = run(&bench, json!({ "script": script, "limits": limits })).await;
+    let mut shell = json!({ "script": script });
+    if !limits.is_null() {
+        shell["limits"] = limits;
+    }
+    let result = run(&bench, shell).await;
     let error = result.error.unwrap_or_else(|| panic!("{script} ends well: {:?}", result.result));
     (error.code, error.message)
 }
@@ -181,6 +200,21 @@ async fn a_command_within_its_limits_is_none_the_wiser() {
     assert_eq!(result.error, None);
     let out = stdout(&result);
     assert!(out.contains("64\n0\n8192\n") && out.contains("/bin/sh is here"), "{out}");
+}
+
+#[tokio::test]
+async fn the_environment_of_a_task_is_for_its_command_alone() {
+    // The loader complains for each program that obeys this; on the way to the command none may.
+    let env = json!({ "LD_PRELOAD": "/no/such/library.so", "GIVEN": "yes" });
+    let shell = json!({ "argv": ["env"], "env": env, "limits": { "open_files": 64 } });
+    let result = run(&bench(), shell).await;
+    assert_eq!(result.error, None);
+    let out = stdout(&result);
+    assert!(out.contains("\nLD_PRELOAD=/no/such") && out.contains("\nGIVEN=yes\n"), "{out}");
+    assert!(!out.contains("HELD"), "{out}");
+    let value = result.result.expect("a result").to_value();
+    let complaints = value["stderr"].as_str().expect("text").matches("LD_PRELOAD").count();
+    assert!(complaints <= 1, "{value}");
 }
 
 #[tokio::test]
@@ -202,6 +236,29 @@ async fn each_limit_ends_a_command_that_wants_more() {
     let files = "exec 3</dev/null 4</dev/null 5</dev/null 6</dev/null 7</dev/null 8</dev/null";
     let (code, message) = ends(files, json!({ "open_files": 6 })).await;
     assert!(code.starts_with("exit_") && message.contains("its limits: open_files 6"), "{message}");
+}
+
+#[tokio::test]
+async fn a_child_that_nobody_waits_for_counts_all_the_same() {
+    let perl = |script: &str, limits: Value| {
+        let shell = json!({ "argv": ["perl", "-e", script], "limits": limits });
+        async move { run(&bench(), shell).await.error.expect("a limit").code }
+    };
+    // Bounded in themselves, should a limit fail.
+    let zombies = "for (1..60) { fork or exit } sleep 20";
+    assert_eq!(perl(zombies, json!({ "processes": 20 })).await, "process_limit");
+    let forgotten = "$SIG{CHLD} = 'IGNORE'; for (1..20) { \
+        fork or do { $x++ until (times)[0] > 0.2; exit }; wait }";
+    assert_eq!(perl(forgotten, json!({ "cpu_seconds": 1 })).await, "cpu_limit");
+}
+
+#[tokio::test]
+async fn a_bomb_ends_though_nobody_set_a_limit() {
+    // Bounded in itself, should the limit fail; what it starts waits for a word that nobody says.
+    let bomb = "mkfifo word; exec 3<>word; i=0; while [ $i -lt 3000 ]; do \
+        (read x <&3) & i=$((i+1)); done; sleep 20";
+    let (code, message) = ends(bomb, Value::Null).await;
+    assert!(code == "process_limit" && message.contains("1024 processes"), "{code}: {message}");
 }
 
 #[tokio::test]

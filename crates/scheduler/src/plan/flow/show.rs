@@ -22,6 +22,11 @@ impl Planner {
         self.control.flows.get(&entry.queue)?.counts_as(*lane, ticket, self.clock.micros())
     }
 
+    /// What the doors are to know.
+    pub fn intake(&self) -> pb::Intake {
+        pb::Intake { full: self.full_queues(), types: self.has_types() }
+    }
+
     /// The queues in which no more may wait, and when they may have room again.
     pub fn full_queues(&self) -> Vec<pb::FullQueue> {
         let full = self.control.flows.iter().filter_map(|(id, flow)| {

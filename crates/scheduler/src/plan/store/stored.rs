@@ -59,6 +59,8 @@ pub(in crate::plan) struct StoredSchedule {
     pub(in crate::plan) last: Option<i64>,
     #[prost(message, repeated, tag = "5")]
     pub(in crate::plan) runs: Vec<StoredRun>,
+    #[prost(int64, tag = "6")]
+    pub(in crate::plan) since: i64,
 }
 
 /// An open run of a schedule.

@@ -20,19 +20,21 @@ struct World {
     planner: Planner,
     log: Vec<(u64, TaskEvent)>,
     sequence: u64,
+    /// How far nats-server's clock is ahead, in seconds.
+    skew: i64,
 }
 
 const START: i64 = 1_800_000_000;
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { planner: Planner::default(), log: Vec::new(), sequence: 0 };
+        let mut world = Self { planner: Planner::default(), log: Vec::new(), sequence: 0, skew: 0 };
         world.planner.lead(world.now(), 0);
         world
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix(START + self.sequence as i64, 0)
+        Timestamp::from_unix(START + self.skew + self.sequence as i64, 0)
     }
 
     fn apply(&mut self, version: u64, change: Value) {
@@ -103,7 +105,7 @@ impl World {
                 .find(|(sequence, _)| *sequence == entry.sequence)
                 .expect("a submission");
             let Kind::Created(spec) = &event.kind else { panic!("{event:?}") };
-            let created = Timestamp::from_unix(START + *sequence as i64, 0);
+            let created = Timestamp::from_unix(START + self.skew + *sequence as i64, 0);
             events.extend(verdict::resolved(&mut self.planner, ticket, spec, created));
         }
         events
@@ -342,6 +344,20 @@ fn what_a_disabled_type_held_goes_in_the_order_in_which_it_came() {
     let tickets = releases.into_iter().flat_map(|release| release.tickets);
     let keys = tickets.map(|ticket| world.planner.entry(ticket).expect("open").key);
     assert_eq!(keys.collect::<Vec<_>>(), ids.map(World::key));
+}
+
+#[test]
+fn a_clock_that_is_set_back_gives_no_place_twice() {
+    let mut world = World::new();
+    world.apply(1, json!({"unique": {"period": "10s"}}));
+    world.submit("a", json!({}));
+    assert_eq!(world.decide(), ["resolved"]);
+    world.skew = 100;
+    world.submit("b", json!({}));
+    assert_eq!(world.decide(), ["resolved"], "another period");
+    world.skew = 0;
+    world.submit("c", json!({}));
+    assert_eq!(world.decide(), ["skipped"], "that of the first");
 }
 
 #[test]

@@ -125,4 +125,6 @@ fn secrets_are_in_no_part_of_a_result() {
         assert!(!shown.contains("hunter"), "{shown}");
         assert!(shown.contains("***"));
     }
+    let login = answer(200, &[("set-cookie", "session=abc; HttpOnly"), ("x-a", "b")], b"");
+    assert_eq!(value(&login, &[])["headers"], json!({"set-cookie": "***", "x-a": "b"}));
 }
