@@ -169,7 +169,8 @@ impl Arrivals {
                 && arrival.may_be_refused(since)
             {
                 refused.add(arrival.ticket, Refusal::Duplicate);
-            } else {
+            } else if kept.is_none_or(|kept| kept.order < arrival.order) {
+                // What comes back from what was stored has no order; one that is exempt is older.
                 self.kept = Some(arrival);
             }
         }

@@ -428,6 +428,33 @@ fn what_waited_before_a_limit_is_not_judged_after_a_restart() {
 }
 
 #[test]
+fn after_a_restart_the_newest_that_waits_stands_and_not_one_from_before_the_limit() {
+    let mut world = World::with_worker(8);
+    world.of("e", "y");
+    world.of("a", "x");
+    world.limit("one", one_waits);
+    for ticket in world.planner.unkeyed(10) {
+        let customer = if world.name(ticket, &IDS) == "a" { "x" } else { "y" };
+        world.planner.keyed(ticket, &World::spec("any", customer));
+    }
+    // How old a task is is known by the marks of the log.
+    world.pass(1_000);
+    for n in 0..20 {
+        world.say(&format!("o{n}"), Kind::Progress(pb::Progress::default()));
+    }
+    // The slot of e is that of b, and so b comes before a in what is stored.
+    world.complete("e", 1);
+    world.of("b", "x");
+    world.pass(1);
+    assert_eq!(world.decisions(), []);
+    world.starts_again();
+    assert_eq!(world.released(&IDS), ["a"]);
+    world.of("c", "x");
+    world.pass(1);
+    assert_eq!(world.decisions(), [Decision::Refused(Refusal::Duplicate)], "b waits");
+}
+
+#[test]
 fn a_try_that_comes_back_is_not_judged_and_nothing_is_judged_by_it() {
     for from_stored in [false, true] {
         let mut world = World::following();
