@@ -95,7 +95,7 @@ impl Site {
         Ok(site)
     }
 
-    /// Applies the catalog, and tells the jobs of its schedules where this platform and their folder is.
+    /// Applies the catalog, and tells the jobs of its schedules where their folder is.
     async fn apply(&self) -> anyhow::Result<()> {
         let view = &self.view;
         let examples = catalog::folder();
@@ -121,10 +121,8 @@ impl Site {
         let schema = schema.map(pb::Json::to_value).unwrap_or_default();
         let mut input = json!({});
         let dir = self.folder.path().to_string_lossy();
-        for (field, value) in [("dir", dir.as_ref()), ("nats_url", &self.view.url)] {
-            if schema.pointer(&format!("/properties/{field}")).is_some() {
-                input[field] = value.into();
-            }
+        if schema.pointer("/properties/dir").is_some() {
+            input["dir"] = dir.as_ref().into();
         }
         Ok(input)
     }
@@ -229,5 +227,7 @@ fn worker(url: &str) -> anyhow::Result<Jetmill> {
     let path = format!("{bin}:{}", others.to_string_lossy());
     let ports = ["--http-addr", "127.0.0.1:0", "--nats-url", url];
     let serve = [&["serve", "worker-pool", "--queues", QUEUES][..], &ports].concat();
-    Jetmill::spawn(&serve, &[("PATH", path.as_str())])
+    // Its operator gives the jobs, which are commands, the address of the platform.
+    let allowed = ("JETMILL_WORKER_POOL__ENV_ALLOW", "PATH,HOME,JETMILL_NATS_URL");
+    Jetmill::spawn(&serve, &[("PATH", path.as_str()), ("JETMILL_NATS_URL", url), allowed])
 }

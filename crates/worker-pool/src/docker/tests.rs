@@ -418,7 +418,7 @@ async fn what_is_cancelled_while_it_begins_is_left_to_the_keeper() {
     };
     let both = futures::future::join(bench.docker.run(&context, &spec, None, ""), asked);
     let (result, ()) = timeout(PATIENCE, both).await.expect("it does not hang");
-    assert_eq!(result, AttemptResult::default());
+    assert_eq!(result, AttemptResult::given_up());
     assert_eq!(fake.asked("DELETE"), [""; 0]);
     // The keeper of the same worker finds it by its labels, and leaves what is not this log's.
     let owner = |log: &str, worker: &str| {
