@@ -104,7 +104,7 @@ impl Docker {
         let place = self.yard.enter(plan.name.clone());
         let begun = tokio::select! {
             begun = self.begin(docker, &mut plan) => begun,
-            () = attempt.cancellation().cancelled() => return AttemptResult::default(),
+            () = attempt.cancellation().cancelled() => return AttemptResult::given_up(),
         };
         let running = match begun {
             Ok(running) => running,

@@ -128,7 +128,7 @@ impl Http {
         // Dropping a request closes its connection and loses its answer, nothing else.
         let exchange = tokio::select! {
             exchange = self.exchange(plan, http, hosts, &mut traffic) => exchange,
-            () = attempt.cancellation().cancelled() => return AttemptResult::default(),
+            () = attempt.cancellation().cancelled() => return AttemptResult::given_up(),
         };
         let (error, result) = match exchange {
             Ok((what, answer)) => {

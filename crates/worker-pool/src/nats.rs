@@ -35,7 +35,7 @@ pub(crate) async fn run(
     // Dropping a request loses its reply and nothing else.
     let reply = tokio::select! {
         reply = bus.client().send_request(nats.subject.clone(), request) => reply,
-        () = attempt.cancellation().cancelled() => return AttemptResult::default(),
+        () = attempt.cancellation().cancelled() => return AttemptResult::given_up(),
     };
     match reply {
         Ok(reply) => {

@@ -49,6 +49,12 @@ impl AttemptResult {
     pub fn failure(error: AttemptError) -> Self {
         Self { error: Some(error), ..Self::default() }
     }
+
+    /// The end of an attempt that was told to stop and has no result: who told it says what became of
+    /// it. No error would be a success, if it came before they said so.
+    pub fn given_up() -> Self {
+        Self::failure(AttemptError::retryable("given_up", "the attempt was told to stop"))
+    }
 }
 
 impl AttemptError {

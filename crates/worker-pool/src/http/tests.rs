@@ -336,7 +336,8 @@ async fn a_server_that_stalls_holds_no_attempt_that_must_end() {
     let run = client.run(&attempt, &http, None, "");
     cancelled.cancel();
     let result = timeout(PATIENCE, run).await.expect("it ends");
-    assert_eq!((result.error, result.result), (None, None));
+    // No success, should this be heard before the order to stop.
+    assert_eq!(result, AttemptResult::given_up());
 }
 
 /// A server with a certificate for `localhost` from an authority of its own.

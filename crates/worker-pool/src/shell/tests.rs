@@ -222,8 +222,8 @@ async fn each_limit_ends_a_command_that_wants_more() {
     let hog = "x=x; while :; do x=$x$x; done";
     let (code, message) = ends(hog, json!({ "memory_mb": 48 })).await;
     assert!(code == "memory_limit" && message.contains("48 MiB"), "{code}: {message}");
-    // Each for itself is below the limit, and all together are not.
-    let herd = "for i in 1 2 3 4; do (x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 60) & done; wait";
+    // Each for itself is below the limit, and all together are not. A shell becomes its last command.
+    let herd = "for i in 1 2 3 4; do (x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 60; :) & done; wait";
     let (code, message) = ends(herd, json!({ "memory_mb": 48 })).await;
     assert_eq!(code, "memory_limit", "{message}");
     let (code, message) = ends("while :; do :; done", json!({ "cpu_seconds": 1 })).await;
