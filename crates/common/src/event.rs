@@ -7,7 +7,7 @@
 mod carried;
 mod resolved;
 
-pub use carried::{Carried, Pause, Trimmed};
+pub use carried::{Carried, Pause, Trimmed, UsedRate};
 pub use resolved::Resolved;
 
 use crate::{

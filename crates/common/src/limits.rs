@@ -43,6 +43,8 @@ pub const LIMIT_TIME_MIN: Duration = Duration::from_millis(1);
 pub const LIMIT_WEIGHTS_MAX: usize = 1_000;
 /// Limits of one queue that hold at once: the first by name.
 pub const LIMITS_OF_QUEUE_MAX: usize = 8;
+/// Keys of all rates that are told apart when the log is cut.
+pub const CUT_RATES_MAX: usize = 1_000;
 
 /// Time between two looks of the leader at what doors are to know, and of a door at what it was told.
 pub const INTAKE_HINT_EVERY: Duration = Duration::from_millis(250);

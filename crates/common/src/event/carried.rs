@@ -41,12 +41,27 @@ pub struct Carried {
 pub struct Trimmed {
     /// The first message that counts. What ended before it is forgotten.
     pub floor: u64,
-    /// The pauses are those after this message of the log.
+    /// The pauses and rates are those after this message of the log.
     pub as_of: u64,
     /// The fold's clock at the floor.
     pub clock: Timestamp,
     /// What is held.
     pub pauses: Vec<Pause>,
+    /// The rates of limits of which something is used up.
+    pub rates: Vec<UsedRate>,
+}
+
+/// How far a rate is used up, as far as the log has told of starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedRate {
+    /// The queue of the limit.
+    pub queue: QueueName,
+    /// The limit.
+    pub limit: String,
+    /// Its key, empty for a limit without one; `None`: of every key so much may be used up.
+    pub key: Option<String>,
+    /// When the next start would be due if there were no burst.
+    pub next: Timestamp,
 }
 
 /// New starts are held.

@@ -3,7 +3,7 @@
 use super::{Body, NotAnEvent, undecodable};
 use crate::{
     error::ApiError,
-    event::{Pause, Policy, Trimmed},
+    event::{Pause, Policy, Trimmed, UsedRate},
     id::{DocumentName, QueueName},
     pb,
     policy::{Document, schedule::Advanced},
@@ -44,7 +44,17 @@ pub(super) fn trimmed(body: &pb::Trimmed) -> Result<Policy, NotAnEvent> {
         as_of: body.as_of,
         clock: body.clock.map(Timestamp::from).unwrap_or_default(),
         pauses: body.pauses.iter().map(from_pb).collect::<Result<_, _>>()?,
+        rates: body.rates.iter().map(rate_from_pb).collect::<Result<_, _>>()?,
     }))
+}
+
+fn rate_from_pb(rate: &pb::UsedRate) -> Result<UsedRate, NotAnEvent> {
+    Ok(UsedRate {
+        queue: QueueName::parse(&rate.queue).map_err(|e| undecodable("queue", &e))?,
+        limit: rate.limit.clone(),
+        key: rate.key.clone(),
+        next: rate.next.map(Timestamp::from).unwrap_or_default(),
+    })
 }
 
 fn optional_queue(name: &str) -> Result<Option<QueueName>, NotAnEvent> {
@@ -66,6 +76,7 @@ pub(super) fn to_pb(policy: &Policy) -> Body {
             as_of: trimmed.as_of,
             clock: Some(trimmed.clock.into()),
             pauses: trimmed.pauses.iter().map(pause_to_pb).collect(),
+            rates: trimmed.rates.iter().map(rate_to_pb).collect(),
         }),
         Policy::ScheduleAdvanced(advanced) => Body::ScheduleAdvanced(pb::ScheduleAdvanced {
             name: advanced.name.clone(),
@@ -82,6 +93,15 @@ fn pause_to_pb(pause: &Pause) -> pb::Paused {
         queue: queue_name(pause.queue.as_ref()),
         reason: pause.reason.clone(),
         until: pause.until.map(Into::into),
+    }
+}
+
+fn rate_to_pb(rate: &UsedRate) -> pb::UsedRate {
+    pb::UsedRate {
+        queue: rate.queue.to_string(),
+        limit: rate.limit.clone(),
+        key: rate.key.clone(),
+        next: Some(rate.next.into()),
     }
 }
 

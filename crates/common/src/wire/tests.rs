@@ -134,6 +134,14 @@ fn bodies() -> Vec<Body> {
             as_of: 34,
             clock: started_at,
             pauses: vec![pb::Paused { queue: String::new(), reason, until: started_at }],
+            rates: [Some("acme"), Some(""), None]
+                .map(|key| pb::UsedRate {
+                    queue: "gpu".into(),
+                    limit: "slowly".into(),
+                    key: key.map(Into::into),
+                    next: started_at,
+                })
+                .into(),
         }),
     ]
 }

@@ -146,6 +146,6 @@ fn earliest(rate: Rate, next: i64) -> i64 {
 }
 
 /// What is the most that may be used up of a rate after a start at that time.
-fn used_up(rate: Rate, at: i64) -> i64 {
+pub(super) fn used_up(rate: Rate, at: i64) -> i64 {
     at.saturating_add(interval(rate).saturating_mul(i64::from(rate.burst)))
 }

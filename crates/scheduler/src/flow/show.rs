@@ -5,7 +5,7 @@ use common::policy::limit::Rate;
 use super::{
     Flow, UNKNOWN,
     arrivals::Arrivals,
-    bucket::{Hold, interval},
+    bucket::{Hold, interval, used_up},
     lane::class,
 };
 
@@ -148,6 +148,12 @@ impl Flow {
             State { limit, key, next: *at, burst: None }
         });
         self.buckets.iter().filter_map(state).chain(hidden).collect()
+    }
+
+    /// What is the most that may be used up of a rate after a start at that time.
+    pub fn used_up(&self, limit: &str, at: i64) -> i64 {
+        let named = self.limits.iter().find(|named| named.name.as_ref() == limit);
+        named.and_then(|named| named.limit.rate).map_or(at, |rate| used_up(rate, at))
     }
 
     /// Nothing of any rate is used up, before what was stored is taken back.

@@ -229,7 +229,8 @@ impl Planner {
     pub fn trim_at(&self, floor: u64, as_of: u64) -> Trimmed {
         // The clock is that at the floor: who begins there adds delays to it.
         let clock = self.marks.clock_at(floor);
-        Trimmed { floor, as_of, clock, pauses: self.lasting_pauses() }
+        let (pauses, rates) = (self.lasting_pauses(), self.used_rates());
+        Trimmed { floor, as_of, clock, pauses, rates }
     }
 
     /// A task that the log has already told of was carried.
@@ -275,6 +276,10 @@ impl Planner {
         if trimmed.as_of < self.pauses_known {
             // An older cut than the one that it began at.
             return;
+        }
+        if trimmed.as_of == self.pauses_known {
+            // The cut that it began at. It has skipped starts that carried states contain.
+            self.rates_known(&trimmed.rates);
         }
         self.floor = trimmed.floor.max(self.floor);
         self.schedules.trimmed();

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use common::{
     event::{Event, Kind, Pause, Policy, PolicyEvent, TaskEvent},
-    id::{TaskId, Tenant},
+    id::{DocumentName, TaskId, Tenant},
     pb,
+    policy::{Body, Document},
     task::TaskSpec,
 };
 use proptest::prelude::*;
@@ -48,11 +49,24 @@ fn knows(planner: &Planner) -> Knows {
     }
 }
 
+/// Whether a rate is used up as far as for another planner, or further: one that has yet to read a key
+/// takes a start for one of every key.
+fn lets_no_more_start(planner: &Planner, other: &Planner) -> bool {
+    let used = planner.used_rates();
+    other.used_rates().iter().all(|rate| {
+        used.iter().any(|u| (u.key.is_none() || u.key == rate.key) && u.next >= rate.next)
+    })
+}
+
 /// Carries what a cut at `floor` needs, says so, and folds it all, as a leader does.
 fn cut(world: &mut World, log: &mut Vec<Event>, floor: u64) {
     let as_of = log.len() as u64;
     let names = names(log);
     let pass = world.planner.begin_cut(floor);
+    for id in pass.documents {
+        let policy = world.planner.carry_document(&id, as_of).unwrap();
+        push(world, log, Event::Policy(PolicyEvent { actor: "scheduler".into(), policy }));
+    }
     let mut carried = Vec::new();
     for ticket in pass.open {
         let entry = world.planner.entry(ticket).unwrap();
@@ -150,6 +164,7 @@ fn event_of(planner: &Planner, (what, which, other): (u8, u8, u8)) -> Event {
             let spec = pb::TaskSpec {
                 task_id: id.to_string(),
                 depends_on,
+                input: Some(pb::Json { text: format!(r#"{{"customer": "c{which}"}}"#) }),
                 executor: (other != 5)
                     .then_some(pb::Executor { kind: Some(pb::executor::Kind::Worker(executor)) }),
                 ..pb::TaskSpec::default()
@@ -179,6 +194,119 @@ fn event_of(planner: &Planner, (what, which, other): (u8, u8, u8)) -> Event {
     Event::Task(TaskEvent::new(Tenant::default(), id, "test", kind))
 }
 
+/// So many of a customer may start at once, and then one in a second.
+fn rate(burst: u32) -> Event {
+    let rate = pb::LimitRate { count: 1, burst: Some(burst), ..pb::LimitRate::default() };
+    let limit = pb::Limit {
+        queue: "handlers".into(),
+        key: "input.customer".into(),
+        rate: Some(rate),
+        ..pb::Limit::default()
+    };
+    let (name, body) = (DocumentName::parse("slow").unwrap(), Body::Limit(Box::new(limit)));
+    let policy = Policy::Document(Box::new(Document { name, version: 1, carried: None, body }));
+    Event::Policy(PolicyEvent { actor: "op".into(), policy })
+}
+
+#[test]
+fn what_started_before_a_cut_is_charged_to_its_rate_by_who_begins_there() {
+    let (mut world, mut log) = (World::following(), Vec::new());
+    let about = |id: &str, kind| {
+        Event::Task(TaskEvent::new(Tenant::default(), TaskId::parse(id).unwrap(), "test", kind))
+    };
+    let of = |id: &str, customer: &str| {
+        let executor = pb::executor::Kind::Worker(pb::Worker { handler: "h".into() });
+        let spec = pb::TaskSpec {
+            task_id: id.into(),
+            input: Some(pb::Json { text: format!(r#"{{"customer": "{customer}"}}"#) }),
+            executor: Some(pb::Executor { kind: Some(executor) }),
+            ..pb::TaskSpec::default()
+        };
+        about(id, Kind::Created(Box::new(TaskSpec::parse(spec).unwrap())))
+    };
+    let started = |id| about(id, Kind::Started(pb::Started { attempt: 1, worker: "w".into() }));
+    let returned = pb::Returned { attempt: 1, ..pb::Returned::default() };
+    let completed = pb::Completed { attempt: 1, ..pb::Completed::default() };
+    let below = [
+        rate(1),
+        of("over", "x"),
+        of("after-over", "x"),
+        of("back", "y"),
+        of("running", "z"),
+        of("after-running", "z"),
+        of("other", "w"),
+    ];
+    let kept = [
+        // Of these three nothing but where they stand is known to who begins at the floor.
+        started("over"),
+        about("over", Kind::Completed(Box::new(completed))),
+        started("back"),
+        about("back", Kind::Returned(returned)),
+        started("running"),
+    ];
+    let floor = below.len() as u64 + 1;
+    for event in below.into_iter().chain(kept) {
+        push(&mut world, &mut log, event);
+    }
+    cut(&mut world, &mut log, floor);
+    let mut cold = cold(&log);
+    let mut released = |ms: u64| {
+        let now = Timestamp::from_micros(ms as i64 * 1_000);
+        cold.lead(now, ms);
+        let beat = pb::Heartbeat {
+            worker: "w".into(),
+            queues: [("handlers".to_owned(), 9)].into(),
+            running: vec![pb::Attempt {
+                task_id: "running".into(),
+                attempt: 1,
+                ..pb::Attempt::default()
+            }],
+            ..pb::Heartbeat::default()
+        };
+        cold.heard(beat, ms);
+        cold.tick(now, ms);
+        let tickets = cold.release(ms, 4_096, 9).into_iter().flat_map(|r| r.tickets);
+        let keys = tickets.map(|ticket| cold.entry(ticket).unwrap().key).collect::<Vec<_>>();
+        let names = names(&log);
+        keys.into_iter().map(|key| names[&key].1.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(released(1), ["other"]);
+    assert_eq!(released(999), [""; 0]);
+    assert_eq!(released(1_001), ["after-over", "back", "after-running"]);
+}
+
+#[test]
+fn a_cut_says_so_many_rates_and_of_the_others_the_most_that_is_used_up() {
+    let (mut world, mut log) = (World::following(), Vec::new());
+    push(&mut world, &mut log, rate(1));
+    let most = common::limits::CUT_RATES_MAX;
+    for number in 0..most + 3 {
+        let id = TaskId::parse(&format!("t{number}")).unwrap();
+        let executor = pb::executor::Kind::Worker(pb::Worker { handler: "h".into() });
+        let spec = pb::TaskSpec {
+            task_id: id.to_string(),
+            input: Some(pb::Json { text: format!(r#"{{"customer": "c{number}"}}"#) }),
+            executor: Some(pb::Executor { kind: Some(executor) }),
+            ..pb::TaskSpec::default()
+        };
+        let created = Kind::Created(Box::new(TaskSpec::parse(spec).unwrap()));
+        let started = Kind::Started(pb::Started { attempt: 1, worker: "w".into() });
+        for kind in [created, started] {
+            let event = TaskEvent::new(Tenant::default(), id.clone(), "test", kind);
+            push(&mut world, &mut log, Event::Task(event));
+        }
+    }
+    let mut rates = world.planner.trim_at(1, log.len() as u64).rates;
+    assert_eq!(rates.len(), most + 1);
+    let rest = rates.pop().unwrap();
+    assert_eq!((rest.key, rest.next), (None, Timestamp::from_micros(1_000_007)), "the third start");
+    assert!(rates.iter().all(|rate| rate.key.is_some() && rate.next > rest.next));
+    let mut other = Planner::default();
+    fold(&mut other, 1, &log);
+    other.rates_known(&[common::event::UsedRate { key: None, ..rates[0].clone() }]);
+    assert_eq!(other.used_rates(), [common::event::UsedRate { key: None, ..rates[0].clone() }]);
+}
+
 proptest! {
     #[test]
     fn who_begins_at_the_floor_knows_what_who_has_read_everything_knows(
@@ -188,6 +316,7 @@ proptest! {
     ) {
         let mut world = World::following();
         let mut log = Vec::new();
+        push(&mut world, &mut log, rate(2));
         for (steps, at) in parts {
             for step in steps {
                 let event = event_of(&world.planner, step);
@@ -197,7 +326,10 @@ proptest! {
             let floor = world.planner.floor().max(1) + at.index(log.len()) as u64;
             if floor <= log.len() as u64 {
                 cut(&mut world, &mut log, floor);
-                prop_assert_eq!(knows(&cold(&log)), knows(&world.planner));
+                let cold = cold(&log);
+                prop_assert_eq!(knows(&cold), knows(&world.planner));
+                prop_assert!(lets_no_more_start(&cold, &world.planner));
+                prop_assert!(lets_no_more_start(&world.planner, &cold));
             }
         }
         for step in last {
@@ -206,7 +338,9 @@ proptest! {
             settle(&mut world, &mut log);
         }
         if log.iter().any(|e| matches!(e, Event::Policy(p) if matches!(p.policy, Policy::Trimmed(_)))) {
-            prop_assert_eq!(knows(&cold(&log)), knows(&world.planner));
+            let cold = cold(&log);
+            prop_assert_eq!(knows(&cold), knows(&world.planner));
+            prop_assert!(lets_no_more_start(&cold, &world.planner));
         }
     }
 }

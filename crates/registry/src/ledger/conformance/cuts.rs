@@ -9,7 +9,13 @@ use super::*;
 use crate::project::Cold;
 
 fn cut(sequence: u64, floor: u64) -> Message {
-    let policy = Policy::Trimmed(Trimmed { floor, as_of: 0, clock: NOW, pauses: Vec::new() });
+    let policy = Policy::Trimmed(Trimmed {
+        floor,
+        as_of: 0,
+        clock: NOW,
+        pauses: Vec::new(),
+        rates: Vec::new(),
+    });
     let event = Event::Policy(PolicyEvent { actor: "test".into(), policy });
     read(sequence, common::subject::TRIMMED, common::wire::encode(&event))
 }
