@@ -29,10 +29,6 @@ const ALIASES: [(&str, &str); 6] = [
 ];
 /// Variables of ours that are no settings: they are for tests and scripts.
 const OTHERS: [&str; 1] = ["JETMILL_BIN"];
-/// Bytes of the log where nobody says more. nats-server reserves them on its disk, so that the
-/// whole of what the log may become is refused on most machines.
-const LOG_BYTES: u64 = 8 << 30;
-
 /// The settings in force.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -137,7 +133,8 @@ fn default_name() -> String {
 }
 
 fn nats(r: &mut Reader) -> Nats {
-    let log_bytes_max = r.size("nats.log_bytes_max", LOG_BYTES, "most bytes of the log");
+    let log_bytes_max =
+        r.size("nats.log_bytes_max", limits::LOG_BYTES_MAX.unsigned_abs(), "most bytes of the log");
     let objects_bytes_max = r.size(
         "nats.objects_bytes_max",
         limits::OBJECTS_BYTES_MAX.cast_unsigned(),

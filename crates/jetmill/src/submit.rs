@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use common::{error::ApiError, pb, task::TaskSpec};
+use tokio::time::timeout;
 
 pub(crate) use parse::{parse_duration, parse_json, parse_time};
 pub(crate) use spec::TaskArgs;
@@ -24,6 +25,9 @@ use crate::{
     output, show, task,
     wait::Waiter,
 };
+
+/// Who waits this long hears what the task waits for.
+const QUIET_MAX: Duration = Duration::from_secs(5);
 
 /// Flags of tasks that have no command.
 pub(crate) const NO_COMMAND: [&str; 7] =
@@ -122,12 +126,35 @@ pub(crate) async fn send(
         output::note(submitted(&submission))?;
     }
     waiter.expect(&submission);
-    let outcome = session.client.whole(waiter.next().await).await?;
+    let outcome = if let Ok(outcome) = timeout(QUIET_MAX, waiter.next()).await {
+        outcome
+    } else {
+        say_why(session, &submission).await;
+        waiter.next().await
+    };
+    let outcome = session.client.whole(outcome).await?;
     let exit = show::finish(session, &outcome)?;
     if !session.ui.json && exit == Exit::Done {
         output::note(task::end(&outcome))?;
     }
     Ok(exit)
+}
+
+/// Says what keeps a task that somebody waits for from running; one that runs is not disturbed.
+async fn say_why(session: &Session, submission: &pb::Submission) {
+    let pb::Submission { tenant, task_id, .. } = submission.clone();
+    let asked = session.client.why(&pb::WhyRequest { tenant, task_id }).await;
+    let Ok(pb::WhyResponse { reasons, .. }) = asked else { return };
+    let Some(first) =
+        reasons.first().filter(|first| !["running", "released"].contains(&first.code.as_str()))
+    else {
+        return;
+    };
+    // What cannot be said keeps nobody from waiting.
+    let _ = output::note(format!(
+        "it waits: {}; `jetmill why {}` says more, Ctrl-C leaves it waiting",
+        first.message, submission.task_id
+    ));
 }
 
 /// The text of the file that a flag names.

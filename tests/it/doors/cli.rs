@@ -274,3 +274,13 @@ async fn probes(dev: &Dev) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn who_waits_for_what_does_not_start_hears_why() -> anyhow::Result<()> {
+    let dev = Jetmill::dev().start().await?;
+    let wait = ["--wait", "--wait-timeout", "8s", "--", "true"];
+    let output = cli(&dev, &[&["submit", "--queue", "nosuch"], &wait[..]].concat()).await?;
+    ensure!(!output.status.success(), "{output:?}");
+    ensure!(output.stderr.contains("it waits: no worker serves queue nosuch"), "{output:?}");
+    Ok(())
+}
