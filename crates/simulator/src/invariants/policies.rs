@@ -115,11 +115,15 @@ pub fn no_tick_is_passed_over(
     let (Some(schedule), Some(decided)) = (stand.schedule, stand.decided) else { return Ok(()) };
     let open = truth.open_runs(name, cursor);
     let due = due((&schedule, name), decided, open, now);
+    // Whose type is disabled has no runs.
+    let rests = schedule.type_of_runs().is_some_and(|of| truth.types.is_disabled(of, cursor));
     let fits = match order {
         Order::Create { tick, .. } if truth.schedules.has_fired(name, *tick, cursor) => {
             return broken("a_tick_fires_once", format!("{name} at {tick}"));
         }
-        Order::Create { tick, spec, .. } => due == Due::Runs(*tick, spec.depends_on().len()),
+        Order::Create { tick, spec, .. } => {
+            !rests && due == Due::Runs(*tick, spec.depends_on().len())
+        }
         Order::Advance(advanced) => match due {
             Due::Late(last) => {
                 // Up to whichever instant before the next tick.
@@ -130,7 +134,8 @@ pub fn no_tick_is_passed_over(
             Due::Skipped(tick) => {
                 advanced.through == tick && ["overlap", "full"].contains(&advanced.why.as_str())
             }
-            Due::Nothing | Due::Runs(..) => false,
+            Due::Runs(tick, _) => rests && advanced.through == tick && advanced.why == "disabled",
+            Due::Nothing => false,
         },
     };
     if fits {
