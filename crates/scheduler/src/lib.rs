@@ -5,7 +5,7 @@
 //! that they know everything when they take over.
 //!
 //! What decides is pure: [`plan`] with [`queue`], [`flow`], [`graph`], [`workers`], [`verdict`],
-//! [`office`], [`outgoing`], [`orders`], [`room`], [`schedule`] and [`why`]. The shell around it
+//! [`office`], [`outgoing`], [`orders`], [`intake`], [`schedule`] and [`why`]. The shell around it
 //! fetches, calls it and applies. The scheduler has no database, never runs user work, and ends no
 //! attempt that a worker still holds.
 
